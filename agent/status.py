@@ -1,0 +1,151 @@
+"""What the agent says about guests, disks and itself: the shapes of design §3, as pydantic models.
+
+Times are RFC 3339 in UTC, sizes are bytes. `None` means "not known" or "does not apply", never "zero".
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from reconcilers.reason import Reason
+from reconcilers.spec import Backend, Device, Format
+
+Size = Annotated[int, Field(ge=0)]
+
+
+def now() -> datetime:
+    """The present moment in UTC, as every status and event carries it."""
+    return datetime.now(UTC)
+
+
+class Phase(StrEnum):
+    """Where a disk or a guest stands. A guest shows the phase of its worst disk."""
+
+    PENDING = "Pending"
+    ATTACHING = "Attaching"
+    UP = "Up"
+    DEGRADED = "Degraded"
+    DETACHING = "Detaching"
+    IN_USE = "InUse"
+    DOWN = "Down"
+    REFUSED = "Refused"
+    FAILED = "Failed"
+    LOST = "Lost"
+    ORPHANED = "Orphaned"
+    WITHDRAWN = "Withdrawn"
+
+
+class ConditionType(StrEnum):
+    """The questions that conditions answer, Kubernetes' way."""
+
+    ACCEPTED = "Accepted"
+    READY = "Ready"
+    SYNCED = "Synced"
+    STORED = "Stored"
+
+
+class Status(BaseModel):
+    """Base of everything the agent publishes: frozen, and no field beyond the contract."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Condition(Status):
+    """One question with its answer, the reason for it and since when it holds."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: Reason
+    message: str
+    last_transition_time: AwareDatetime
+
+
+class Requested(Status):
+    """What the definition asks for."""
+
+    backend: Backend | None
+    format: Format | None
+
+
+class Effective(Status):
+    """What serves the disk now. `server` is the kernel for loop, the program and its version for a tap."""
+
+    backend: Backend
+    format: Format
+    server: str
+
+
+class DiskError(Status):
+    """Why a disk is not up, in a word for programs and a sentence for people."""
+
+    reason: Reason
+    message: str
+
+
+class DiskStatus(Status):
+    """One disk of a guest."""
+
+    target: str
+    device: Device
+    phase: Phase
+    source: str | None
+    requested: Requested
+    effective: Effective | None = None
+    device_path: str | None = None
+    stable_path: str | None = None
+    diskseq: int | None = None
+    size_bytes: Size | None = None
+    logical_block_size: Size | None = None
+    read_only: bool
+    direct_io: bool | None = None
+    in_use: bool | None = None
+    since: AwareDatetime
+    attempts: Annotated[int, Field(ge=0)] = 0
+    next_retry: AwareDatetime | None = None
+    error: DiskError | None = None
+    unhonoured: tuple[str, ...] = ()
+
+
+class GuestStatus(Status):
+    """One guest on one host: retained on `hosts/<host>/status/guests/<guest>`."""
+
+    guest: str
+    host: str
+    phase: Phase
+    observed_generation: int | None
+    sha256: str | None
+    conditions: tuple[Condition, ...]
+    disks: tuple[DiskStatus, ...]
+
+
+class Capabilities(Status):
+    """What this host can do, probed once at start."""
+
+    backends: tuple[Backend, ...]
+    formats: tuple[Format, ...]
+    servers: dict[str, str]
+    kernel: str
+
+
+class AgentState(Status):
+    """Birth, farewell and will: retained on `hosts/<host>/agent`."""
+
+    state: Literal["online", "offline", "lost"]
+    session: str
+    boot_id: str
+    version: str
+    labels: dict[str, str]
+    capabilities: Capabilities
+
+
+class HostStatus(Status):
+    """The host at a glance: retained on `hosts/<host>/status/host`."""
+
+    host: str
+    disks_by_phase: dict[Phase, int]
+    guests: int
+    capabilities: Capabilities
+    last_sync: AwareDatetime | None
+    conditions: tuple[Condition, ...]

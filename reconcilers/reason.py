@@ -1,0 +1,217 @@
+"""Every reason that a status, an event or an error can carry, in one enum.
+
+Each member has its CamelCase word (the contract with operators and tools), what it means, what to do about it,
+and whether time alone can mend it (`transient`) or only a change of inputs can.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something is as it is. The value is the word that goes on the bus."""
+
+    meaning: str
+    remedy: str
+    transient: bool
+
+    def __new__(cls, word: str, meaning: str, remedy: str, transient: bool = False) -> "Reason":  # noqa: FBT001, FBT002
+        """Make a member from its word, meaning, remedy and whether time alone can mend it."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        member.remedy = remedy
+        member.transient = transient
+        return member
+
+    # A document as a whole: it is rejected, and the last good one stays in force.
+    DOCUMENT_TOO_LARGE = "DocumentTooLarge", "The document is larger than the limit.", "Send a smaller definition."
+    NOT_UTF8 = "NotUtf8", "The document is not valid UTF-8.", "Save the document as UTF-8."
+    MALFORMED_XML = "MalformedXml", "The XML is not well-formed.", "Mend the XML at the line given."
+    DOCTYPE_FORBIDDEN = (
+        "DoctypeForbidden",
+        "The XML has a DOCTYPE or declares entities, which can read files and use up memory.",
+        "Remove the DOCTYPE; libvirt definitions need none.",
+    )
+    MALFORMED_JSON = "MalformedJson", "The JSON is not well-formed.", "Mend the JSON at the line given."
+    INVALID_DOCUMENT = (
+        "InvalidDocument",
+        "The document lacks a field, has one too many, or one of the wrong type.",
+        "Compare with the desired document in the README.",
+    )
+    NOT_A_DOMAIN = "NotADomain", "The root element is not <domain>.", "Send what `virsh dumpxml GUEST` prints."
+    INVALID_NAME = (
+        "InvalidName",
+        "The guest's name is missing or can't be a folder and a topic level.",
+        "Use up to 128 ASCII letters, digits and _.,=@:~()- and blanks, beginning with a letter, digit or _.",
+    )
+    NAME_MISMATCH = (
+        "NameMismatch",
+        "The topic names one guest and the document another.",
+        "Publish the document on its own guest's topic.",
+    )
+    TOO_MANY_DISKS = "TooManyDisks", "The definition has more disks than the limit.", "Split the guest."
+    TOO_DEEP = "TooDeep", "The XML is nested deeper than the limit.", "Send what `virsh dumpxml GUEST` prints."
+    STALE_GENERATION = (
+        "StaleGeneration",
+        "The document's generation is below the one on record.",
+        "Push again with a higher generation.",
+    )
+    GENERATION_CONFLICT = (
+        "GenerationConflict",
+        "The same generation was seen before with other content: two operators pushed at once.",
+        "Compare the two definitions and push the right one with a higher generation.",
+    )
+    DIGEST_MISMATCH = (
+        "DigestMismatch",
+        "The sha256 sent with the document is not the document's.",
+        "Push again; if it recurs, something on the way changes documents.",
+    )
+    SIGNATURE_UNSUPPORTED = (
+        "SignatureUnsupported",
+        "The document is a signed envelope, which this version cannot verify.",
+        "Send the document without an envelope, or upgrade.",
+    )
+
+    # One disk's definition: that disk is refused, the others go on.
+    MISSING_TARGET = "MissingTarget", "The disk has no <target dev=…>.", "Name the target, for example vda."
+    INVALID_TARGET = (
+        "InvalidTarget",
+        "The target's name can't be a file name.",
+        "Use up to 32 ASCII letters, digits and _.- beginning with a letter or digit.",
+    )
+    DUPLICATE_TARGET = "DuplicateTarget", "Two disks of the guest have one target.", "Give each disk its own target."
+    MISSING_SOURCE = "MissingSource", "The disk has no source.", "Name the image in <source file=…>."
+    INVALID_SOURCE = (
+        "InvalidSource",
+        "The source is not an absolute path without '..' and control characters.",
+        "Name the image by its absolute path.",
+    )
+    INVALID_VALUE = "InvalidValue", "An attribute has a value outside its range.", "Use one of the values named."
+    UNKNOWN_DRIVER = "UnknownDriver", "The driver's name is not known.", "See the driver table in the README."
+    UNKNOWN_FORMAT = "UnknownFormat", "The image format is not known.", "See the driver table in the README."
+    UNSUPPORTED_SOURCE = (
+        "UnsupportedSource",
+        "The disk's type is not file or block.",
+        "Give the guest an image file or a block device, or leave this disk to the hypervisor.",
+    )
+    UNSUPPORTED_FEATURE = (
+        "UnsupportedFeature",
+        "The disk asks for something that would be unsafe to ignore and is not implemented.",
+        "Remove the element named, or leave this disk to the hypervisor.",
+    )
+    CONFLICTING_DRIVER = (
+        "ConflictingDriver",
+        "The disk names its driver in more than one place, and they differ.",
+        "Keep one of them.",
+    )
+
+    # The source on this host.
+    IMAGE_MISSING = "ImageMissing", "The source does not exist on this host.", "Create it or mend the path."
+    IMAGE_EMPTY = "ImageEmpty", "The image has no bytes.", "Create the image with its size, e.g. truncate -s 10G."
+    IMAGE_TOO_SMALL = (
+        "ImageTooSmall",
+        "The image is smaller than one sector or than the part that the definition names.",
+        "Check that the image arrived whole.",
+    )
+    NOT_AN_IMAGE = (
+        "NotAnImage",
+        "The source is a directory, FIFO, socket or character device.",
+        "Name a regular file or a block device.",
+    )
+    PERMISSION_DENIED = "PermissionDenied", "The host denies access to the source.", "Check owner, mode and mount."
+    READ_ONLY_SOURCE = (
+        "ReadOnlySource",
+        "The source can't be written and the definition wants a writable disk.",
+        "Add <readonly/>, or make the image writable. There is no silent read-only fallback.",
+    )
+    FORMAT_MISMATCH = (
+        "FormatMismatch",
+        "The image's header is not of the declared format.",
+        "Declare the image's real format, or replace the image.",
+    )
+    BACKING_UNDECLARED = (
+        "BackingUndeclared",
+        "The image names another file that it reads from, and the definition does not.",
+        "Flatten the image (qemu-img convert), since declared backing chains are not served yet.",
+    )
+    IMAGE_DAMAGED = "ImageDamaged", "The image's header is not consistent.", "Check it with qemu-img check."
+    SOURCE_IN_USE = (
+        "SourceInUse",
+        "Another guest, loop device or QEMU process has the source.",
+        "Find the holder named in the message and let it go first.",
+        True,
+    )
+    SOURCE_CHANGED = (
+        "SourceChanged",
+        "The path now names another file than the one that is attached.",
+        "Put the old file back, or take the guest's disk down to attach the new one.",
+    )
+    NOT_A_LUN = "NotALun", "device='lun' needs a block device.", "Use device='disk' for a file."
+
+    # Backends and the kernel.
+    BACKEND_UNAVAILABLE = (
+        "BackendUnavailable",
+        "This host lacks what the backend needs.",
+        "Install what the message names; the host status lists the capabilities.",
+        True,
+    )
+    FORMAT_UNSUPPORTED = (
+        "FormatUnsupported",
+        "No server on this host opens the format.",
+        "Convert the image (qemu-img convert) or install a server that has the format.",
+    )
+    SERVER_FAILED = (
+        "ServerFailed",
+        "The disk's server did not start; its last log lines are in the message.",
+        "Act on the log lines; the agent tries again by itself.",
+        True,
+    )
+    SERVER_LOST = (
+        "ServerLost",
+        "The disk's server died or was killed: reads and writes fail.",
+        "Let go of the device (see in_use); it is rebuilt when nobody holds it.",
+        True,
+    )
+    NO_LOOP_DEVICE = "NoLoopDevice", "The kernel gave no free loop device.", "Raise max_loop or free some.", True
+    KERNEL_ERROR = "KernelError", "The kernel refused; the errno is in the message.", "Act on the errno.", True
+    DEVICE_VANISHED = (
+        "DeviceVanished",
+        "The block device went away behind the agent's back.",
+        "Nothing to do: it is attached again. Find out who detached it.",
+        True,
+    )
+    DEVICE_IN_USE = (
+        "DeviceInUse",
+        "Something still has the disk's device open, so it is not taken away.",
+        "Stop the holder named in the message; the agent goes on by itself then.",
+        True,
+    )
+    TIMED_OUT = "TimedOut", "A step took longer than its deadline.", "Look for hung storage; it is tried again.", True
+    INTERNAL_ERROR = (
+        "InternalError",
+        "A defect in the agent.",
+        "Report it with the agent's log; the disk stays as it is and is tried again.",
+        True,
+    )
+
+    # States that are no error.
+    AS_DESIRED = "AsDesired", "What is asked for is what is there.", "Nothing to do."
+    PROGRESSING = "Progressing", "Work is under way.", "Wait.", True
+    NO_MEDIUM = "NoMedium", "The drive is empty, as its definition says.", "Nothing to do."
+    OPTIONAL_MISSING = (
+        "OptionalMissing",
+        "The image is missing, and startupPolicy says the guest can start without it.",
+        "Nothing to do, or create the image.",
+    )
+    TAKEN_DOWN = "TakenDown", "An absent document took the disk down.", "Nothing to do."
+    ACCEPTED = "Accepted", "The document was stored and is in force.", "Nothing to do."
+    WITHDRAWN = (
+        "Withdrawn",
+        "The document was removed from the bus without an absent document; disks stay as they are.",
+        "Publish the definition again, or an absent document to take the disks down.",
+    )
+    UNKNOWN_GUEST = (
+        "UnknownGuest",
+        "The device carries this agent's tag, but there is no document for its guest.",
+        "Publish the guest's definition again, or run `tapster gc` to see and remove what nobody claims.",
+    )
