@@ -1,0 +1,98 @@
+"""What a disk really is: the observed half of every decision.
+
+These values come from the kernel and the runtime folders, never from memory. Only the observer makes them.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconcilers.reason import Reason
+from reconcilers.spec import Backend, Format
+
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """A file's identity across symlinks, hard links and bind mounts: `st_dev` and `st_ino` (stat(2))."""
+
+    device: int
+    inode: int
+
+
+class SourceKind(StrEnum):
+    """What a source path refers to."""
+
+    FILE = "file"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What the desired source path refers to now.
+
+    Attributes:
+        kind: Regular file or block device.
+        identity: Device and inode; for a block device `st_rdev` and 0, since its nodes can be many.
+        size_bytes: Length of the file or device.
+    """
+
+    kind: SourceKind
+    identity: FileId
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why the source path can't be used."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A disk that is there.
+
+    Attributes:
+        backend: What makes the block device.
+        format: How the image is read.
+        identity: Which file or device is behind it.
+        device_path: The kernel's node, `/dev/loop3`; None while a tap has no device yet.
+        diskseq: The kernel's sequence number of this very attachment (BLKGETDISKSEQ), None if it has none.
+        size_bytes: Size of the block device.
+        logical_block_size: Bytes a sector.
+        read_only: The device refuses writes.
+        direct_io: The backend bypasses the host's page cache.
+        slice_offset: First byte of the image that is served.
+        slice_size: Length that was asked for, None for all.
+        server: What serves it, with its version.
+        server_alive: Whether the server runs; always true for the kernel's own backends.
+        linked: Whether the stable path points to `device_path`.
+    """
+
+    backend: Backend
+    format: Format
+    identity: FileId
+    device_path: str | None
+    diskseq: int | None
+    size_bytes: int
+    logical_block_size: int
+    read_only: bool
+    direct_io: bool
+    slice_offset: int
+    slice_size: int | None
+    server: str
+    server_alive: bool
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """All that a decision about one disk may depend on.
+
+    Attributes:
+        source: What the desired source is; None when there is no desired source.
+        attached: What is there; None when nothing is.
+    """
+
+    source: Source | Fault | None
+    attached: Attached | None

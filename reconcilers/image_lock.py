@@ -1,0 +1,79 @@
+"""Locks on an image that QEMU understands and that outlive the agent.
+
+QEMU tells other QEMUs what it does with an image by open-file-description read locks on single bytes
+(block/file-posix.c): byte 100+n means "I use permission n", byte 200+n "I do not share permission n".
+Such a lock belongs to the open file, so it lives as long as a loop device or a tap holds that file, after our
+descriptor is closed and after we die (fcntl_locking(2), "Open file description locks").
+
+Both sides lock first and look afterwards, so of two that come at once at least one sees the other.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+
+from reconcilers.errors import DiskError
+from reconcilers.reason import Reason
+
+_USES = 100
+_DENIES = 200
+_READ, _WRITE, _RESIZE = 0, 1, 3
+_FLOCK = "hhqqi4x"  # struct flock on 64-bit: l_type, l_whence, l_start, l_len, l_pid
+
+
+def _flock(kind: int, byte: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+
+
+def _held_by_another(fd: int, byte: int) -> bool:
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
+    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+
+def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
+    """Lock the image open at `fd` (readable) for as long as that open file lives.
+
+    Args:
+        fd: A descriptor of the image; keep it, or hand it to what shall hold the lock.
+        read_only: We only read; other readers are welcome, writers are not.
+        shareable: Others that say so too may also write.
+
+    Returns:
+        True if the image is ours; False if somebody else uses it in a way that does not go with ours. The
+        locks are on the open file even then, so close it.
+
+    Raises:
+        DiskError: KernelError if the file system has no such locks.
+    """
+    uses = {_READ} if read_only else {_READ, _WRITE, _RESIZE}
+    denies = set() if shareable else {_WRITE, _RESIZE}
+    try:
+        for byte in [_USES + n for n in uses] + [_DENIES + n for n in denies]:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, byte))
+        return not any(
+            _held_by_another(fd, byte) for byte in [_DENIES + n for n in uses] + [_USES + n for n in denies]
+        )
+    except OSError as error:
+        if error.errno in {errno.EAGAIN, errno.EACCES}:  # an exclusive lock: nobody who speaks QEMU's way
+            return False
+        raise DiskError(
+            Reason.KERNEL_ERROR,
+            f"the image's file system gives no locks ({error.strerror}), so a second user could not be kept out; "
+            "move the image to a file system with open-file-description locks",
+        ) from error
+
+
+def sole_opener(fd: int) -> bool:
+    """Whether nobody else on this host has the file open, in constant time.
+
+    A write lease is granted only if the lessee's is the only open file on the inode (fs/locks.c,
+    `check_conflicting_open`), loop devices included; it is given back at once. False where the file system has
+    no leases: then the caller must look for itself.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return True

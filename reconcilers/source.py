@@ -1,0 +1,142 @@
+"""Open a disk's source once, and know exactly what was opened.
+
+The path is resolved one single time; every later step uses the descriptor.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from reconcilers.actual import FileId, Source, SourceKind
+from reconcilers.errors import DiskError
+from reconcilers.reason import Reason
+
+SECTOR = 512
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+}
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """A source held open.
+
+    Attributes:
+        path: As the definition names it, for messages.
+        fd: Readable, and writable unless it was opened read-only. Closed by whoever opened it.
+        source: What was opened.
+    """
+
+    path: str
+    fd: int
+    source: Source
+
+
+def look_at(path: str) -> Source:
+    """What `path` refers to, without opening it for data.
+
+    Raises:
+        DiskError: ImageMissing, PermissionDenied, NotAnImage, ImageEmpty or ImageTooSmall.
+    """
+    with _pinned(path) as (_, source):
+        return source
+
+
+@contextmanager
+def open_source(path: str, *, writable: bool) -> Iterator[OpenSource]:
+    """Open `path` for data and keep it open for the length of the block.
+
+    Raises:
+        DiskError: As `look_at`, and ReadOnlySource where a writable disk was asked for and can't be had.
+    """
+    with _pinned(path) as (pin, source):
+        # O_NONBLOCK: a device that waits for a medium must not hang us; it has no effect on regular files.
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        try:
+            fd = os.open(f"/proc/self/fd/{pin}", flags)
+        except OSError as error:
+            raise _opening_failed(path, error, writable=writable) from error
+    try:
+        yield OpenSource(path, fd, source)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _pinned(path: str) -> Iterator[tuple[int, Source]]:
+    """Resolve `path` to an O_PATH descriptor, which opens nothing: a FIFO or tape sees no reader."""
+    try:
+        pin = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise _opening_failed(path, error, writable=False) from error
+    try:
+        yield pin, _describe(path, pin)
+    finally:
+        os.close(pin)
+
+
+def _describe(path: str, pin: int) -> Source:
+    facts = os.fstat(pin)
+    if stat.S_ISREG(facts.st_mode):
+        source = Source(
+            kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size
+        )
+    elif stat.S_ISBLK(facts.st_mode):
+        size = _device_size(path, pin, facts.st_rdev)
+        source = Source(kind=SourceKind.BLOCK, identity=FileId(facts.st_rdev, 0), size_bytes=size)
+    else:
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "neither file nor device")
+        raise DiskError(
+            Reason.NOT_AN_IMAGE, f"source {path} is {kind}; name a regular file or a block device"
+        )
+    if source.size_bytes == 0:
+        raise DiskError(
+            Reason.IMAGE_EMPTY, f"source {path} has no bytes; create the image with its size first"
+        )
+    if source.size_bytes < SECTOR:
+        raise DiskError(
+            Reason.IMAGE_TOO_SMALL,
+            f"source {path} has {source.size_bytes} bytes, less than one sector of {SECTOR}; check that it arrived whole",
+        )
+    return source
+
+
+def _device_size(path: str, pin: int, rdev: int) -> int:
+    # sysfs counts in 512-byte units whatever the device's block size is (block/genhd.c).
+    sysfs = f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/size"
+    try:
+        with open(sysfs, encoding="ascii") as file:  # noqa: PTH123 - one read on a hot path
+            return int(file.read()) * 512
+    except OSError as error:
+        raise DiskError(
+            Reason.IMAGE_MISSING,
+            f"source {path} is a node without a device behind it ({os.major(rdev)}:{os.minor(rdev)})",
+        ) from error
+
+
+def _opening_failed(path: str, error: OSError, *, writable: bool) -> DiskError:
+    if error.errno in _MISSING:
+        return DiskError(
+            Reason.IMAGE_MISSING, f"source {path}: {error.strerror}; create the image or mend the path"
+        )
+    if error.errno == errno.ENXIO:
+        return DiskError(Reason.IMAGE_MISSING, f"source {path} is a node without a device behind it")
+    if writable and error.errno in {errno.EROFS, errno.EPERM, errno.ETXTBSY}:
+        return DiskError(
+            Reason.READ_ONLY_SOURCE,
+            f"source {path} can't be written ({error.strerror}) and the definition wants a writable disk; "
+            "add <readonly/> or make it writable",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return DiskError(
+            Reason.PERMISSION_DENIED, f"source {path}: {error.strerror}; check its owner, mode and mount options"
+        )
+    return DiskError(Reason.KERNEL_ERROR, f"source {path}: {error.strerror} (errno {error.errno})")
