@@ -5,6 +5,7 @@ and whether time alone can mend it (`transient`) or only a change of inputs can.
 """
 
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -14,7 +15,7 @@ class Reason(StrEnum):
     remedy: str
     transient: bool
 
-    def __new__(cls, word: str, meaning: str, remedy: str, transient: bool = False) -> "Reason":  # noqa: FBT001, FBT002
+    def __new__(cls, word: str, meaning: str, remedy: str, transient: bool = False) -> Self:
         """Make a member from its word, meaning, remedy and whether time alone can mend it."""
         member = str.__new__(cls, word)
         member._value_ = word
@@ -24,7 +25,11 @@ class Reason(StrEnum):
         return member
 
     # A document as a whole: it is rejected, and the last good one stays in force.
-    DOCUMENT_TOO_LARGE = "DocumentTooLarge", "The document is larger than the limit.", "Send a smaller definition."
+    DOCUMENT_TOO_LARGE = (
+        "DocumentTooLarge",
+        "The document is larger than the limit.",
+        "Send a smaller definition.",
+    )
     NOT_UTF8 = "NotUtf8", "The document is not valid UTF-8.", "Save the document as UTF-8."
     MALFORMED_XML = "MalformedXml", "The XML is not well-formed.", "Mend the XML at the line given."
     DOCTYPE_FORBIDDEN = (
@@ -38,7 +43,11 @@ class Reason(StrEnum):
         "The document lacks a field, has one too many, or one of the wrong type.",
         "Compare with the desired document in the README.",
     )
-    NOT_A_DOMAIN = "NotADomain", "The root element is not <domain>.", "Send what `virsh dumpxml GUEST` prints."
+    NOT_A_DOMAIN = (
+        "NotADomain",
+        "The root element is not <domain>.",
+        "Send what `virsh dumpxml GUEST` prints.",
+    )
     INVALID_NAME = (
         "InvalidName",
         "The guest's name is missing or can't be a folder and a topic level.",
@@ -50,7 +59,11 @@ class Reason(StrEnum):
         "Publish the document on its own guest's topic.",
     )
     TOO_MANY_DISKS = "TooManyDisks", "The definition has more disks than the limit.", "Split the guest."
-    TOO_DEEP = "TooDeep", "The XML is nested deeper than the limit.", "Send what `virsh dumpxml GUEST` prints."
+    TOO_DEEP = (
+        "TooDeep",
+        "The XML is nested deeper than the limit.",
+        "Send what `virsh dumpxml GUEST` prints.",
+    )
     STALE_GENERATION = (
         "StaleGeneration",
         "The document's generation is below the one on record.",
@@ -79,14 +92,22 @@ class Reason(StrEnum):
         "The target's name can't be a file name.",
         "Use up to 32 ASCII letters, digits and _.- beginning with a letter or digit.",
     )
-    DUPLICATE_TARGET = "DuplicateTarget", "Two disks of the guest have one target.", "Give each disk its own target."
+    DUPLICATE_TARGET = (
+        "DuplicateTarget",
+        "Two disks of the guest have one target.",
+        "Give each disk its own target.",
+    )
     MISSING_SOURCE = "MissingSource", "The disk has no source.", "Name the image in <source file=…>."
     INVALID_SOURCE = (
         "InvalidSource",
         "The source is not an absolute path without '..' and control characters.",
         "Name the image by its absolute path.",
     )
-    INVALID_VALUE = "InvalidValue", "An attribute has a value outside its range.", "Use one of the values named."
+    INVALID_VALUE = (
+        "InvalidValue",
+        "An attribute has a value outside its range.",
+        "Use one of the values named.",
+    )
     UNKNOWN_DRIVER = "UnknownDriver", "The driver's name is not known.", "See the driver table in the README."
     UNKNOWN_FORMAT = "UnknownFormat", "The image format is not known.", "See the driver table in the README."
     UNSUPPORTED_SOURCE = (
@@ -107,7 +128,11 @@ class Reason(StrEnum):
 
     # The source on this host.
     IMAGE_MISSING = "ImageMissing", "The source does not exist on this host.", "Create it or mend the path."
-    IMAGE_EMPTY = "ImageEmpty", "The image has no bytes.", "Create the image with its size, e.g. truncate -s 10G."
+    IMAGE_EMPTY = (
+        "ImageEmpty",
+        "The image has no bytes.",
+        "Create the image with its size, e.g. truncate -s 10G.",
+    )
     IMAGE_TOO_SMALL = (
         "ImageTooSmall",
         "The image is smaller than one sector or than the part that the definition names.",
@@ -118,7 +143,11 @@ class Reason(StrEnum):
         "The source is a directory, FIFO, socket or character device.",
         "Name a regular file or a block device.",
     )
-    PERMISSION_DENIED = "PermissionDenied", "The host denies access to the source.", "Check owner, mode and mount."
+    PERMISSION_DENIED = (
+        "PermissionDenied",
+        "The host denies access to the source.",
+        "Check owner, mode and mount.",
+    )
     READ_ONLY_SOURCE = (
         "ReadOnlySource",
         "The source can't be written and the definition wants a writable disk.",
@@ -172,8 +201,18 @@ class Reason(StrEnum):
         "Let go of the device (see in_use); it is rebuilt when nobody holds it.",
         True,
     )
-    NO_LOOP_DEVICE = "NoLoopDevice", "The kernel gave no free loop device.", "Raise max_loop or free some.", True
-    KERNEL_ERROR = "KernelError", "The kernel refused; the errno is in the message.", "Act on the errno.", True
+    NO_LOOP_DEVICE = (
+        "NoLoopDevice",
+        "The kernel gave no free loop device.",
+        "Raise max_loop or free some.",
+        True,
+    )
+    KERNEL_ERROR = (
+        "KernelError",
+        "The kernel refused; the errno is in the message.",
+        "Act on the errno.",
+        True,
+    )
     DEVICE_VANISHED = (
         "DeviceVanished",
         "The block device went away behind the agent's back.",
@@ -186,7 +225,12 @@ class Reason(StrEnum):
         "Stop the holder named in the message; the agent goes on by itself then.",
         True,
     )
-    TIMED_OUT = "TimedOut", "A step took longer than its deadline.", "Look for hung storage; it is tried again.", True
+    TIMED_OUT = (
+        "TimedOut",
+        "A step took longer than its deadline.",
+        "Look for hung storage; it is tried again.",
+        True,
+    )
     INTERNAL_ERROR = (
         "InternalError",
         "A defect in the agent.",

@@ -90,7 +90,7 @@ def _describe(path: str, pin: int) -> Source:
             kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size
         )
     elif stat.S_ISBLK(facts.st_mode):
-        size = _device_size(path, pin, facts.st_rdev)
+        size = _device_size(path, facts.st_rdev)
         source = Source(kind=SourceKind.BLOCK, identity=FileId(facts.st_rdev, 0), size_bytes=size)
     else:
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "neither file nor device")
@@ -109,7 +109,7 @@ def _describe(path: str, pin: int) -> Source:
     return source
 
 
-def _device_size(path: str, pin: int, rdev: int) -> int:
+def _device_size(path: str, rdev: int) -> int:
     # sysfs counts in 512-byte units whatever the device's block size is (block/genhd.c).
     sysfs = f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/size"
     try:
@@ -137,6 +137,7 @@ def _opening_failed(path: str, error: OSError, *, writable: bool) -> DiskError:
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return DiskError(
-            Reason.PERMISSION_DENIED, f"source {path}: {error.strerror}; check its owner, mode and mount options"
+            Reason.PERMISSION_DENIED,
+            f"source {path}: {error.strerror}; check its owner, mode and mount options",
         )
     return DiskError(Reason.KERNEL_ERROR, f"source {path}: {error.strerror} (errno {error.errno})")

@@ -1,0 +1,1 @@
+"""The kernel's loop driver, straight over an image file."""

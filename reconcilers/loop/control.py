@@ -1,0 +1,290 @@
+"""The loop driver's ioctls, and nothing else: attach, describe, try to detach, grow.
+
+Numbers and layouts are those of include/uapi/linux/loop.h and fs.h. All calls block for well under a
+millisecond unless the storage under the image hangs, so callers run them in a thread.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntFlag
+from pathlib import Path
+
+from reconcilers.actual import FileId
+from reconcilers.errors import DiskError
+from reconcilers.reason import Reason
+from reconcilers.source import SECTOR
+from reconcilers.tag import Tag
+
+LOOP_MAJOR = 7
+_LOOP_CLR_FD = 0x4C01
+_LOOP_SET_STATUS64 = 0x4C04
+_LOOP_GET_STATUS64 = 0x4C05
+_LOOP_SET_CAPACITY = 0x4C07
+_LOOP_CONFIGURE = 0x4C0A
+_LOOP_CTL_ADD = 0x4C80
+_BLKROSET = 0x125D
+_BLKGETSIZE64 = 0x80081272
+_BLKSSZGET = 0x1268
+_BLKGETDISKSEQ = 0x80081280
+
+_INFO = struct.Struct("=5Q4I64s64s32s2Q")  # struct loop_info64
+_CONFIG = struct.Struct("=2I5Q4I64s64s32s2Q8Q")  # struct loop_config: fd, block_size, info, reserved
+
+# Another number may do: bound by somebody meanwhile (EBUSY), being bound (EAGAIN), being removed (ENXIO, ENODEV,
+# ENOENT). Any other errno is about the image or the request, and final.
+_TRY_ANOTHER = {errno.EBUSY, errno.EAGAIN, errno.ENXIO, errno.ENODEV, errno.ENOENT}
+_ATTEMPTS = 64
+
+
+class LoopFlags(IntFlag):
+    """LO_FLAGS_* of loop.h. PARTSCAN is left out on purpose: a guest's partition table is the guest's."""
+
+    NONE = 0
+    READ_ONLY = 1
+    AUTOCLEAR = 4
+    DIRECT_IO = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopDevice:
+    """A bound loop device, as the kernel describes it. Sizes and offsets are bytes."""
+
+    minor: int
+    backing: FileId
+    tag: Tag | None
+    flags: LoopFlags
+    offset: int
+    size_limit: int
+    size_bytes: int
+    logical_block_size: int
+    diskseq: int | None
+
+    @property
+    def path(self) -> str:
+        """The device node."""
+        return node(self.minor)
+
+
+def node(minor: int) -> str:
+    """The node of loop device number `minor`."""
+    return f"/dev/loop{minor}"
+
+
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class LoopNumbers:
+    """Which numbers are worth trying, so that no attach has to walk all devices (LOOP_CTL_GET_FREE is O(n)).
+
+    A hint, not a claim: the kernel decides, and a number lost to somebody else is just passed over.
+    """
+
+    def __init__(self) -> None:
+        self._free: set[int] = set()
+        self._next = 0
+
+    def learn(self) -> None:
+        """Read sysfs: a loop device is bound if it has a `loop` folder (drivers/block/loop.c)."""
+        known = {int(path.name.removeprefix("loop")) for path in Path("/sys/block").glob("loop*")}
+        bound = set(bound_minors())
+        self._free = known - bound
+        self._next = max(known, default=-1) + 1
+
+    def take(self) -> int:
+        """A number to try next; its node exists."""
+        if self._free:
+            return self._free.pop()
+        with _opened("/dev/loop-control", os.O_RDWR) as control:
+            while True:
+                number, self._next = self._next, self._next + 1
+                try:
+                    fcntl.ioctl(control, _LOOP_CTL_ADD, number)
+                except FileExistsError:
+                    continue
+                except OSError as error:
+                    raise DiskError(
+                        Reason.NO_LOOP_DEVICE,
+                        f"the kernel made no loop device {number}: {error.strerror}; is the loop module loaded?",
+                    ) from error
+                return number
+
+    def give_back(self, minor: int) -> None:
+        """The device with this number was detached."""
+        self._free.add(minor)
+
+
+def bound_minors() -> list[int]:
+    """Numbers of all loop devices that have a backing file, ours or not."""
+    return sorted(
+        int(path.parent.name.removeprefix("loop")) for path in Path("/sys/block").glob("loop*/loop")
+    )
+
+
+def attach(
+    backing_fd: int,
+    numbers: LoopNumbers,
+    *,
+    tag: Tag,
+    read_only: bool,
+    direct_io: bool,
+    block_size: int,
+    offset: int = 0,
+    size_limit: int = 0,
+) -> LoopDevice:
+    """Bind a loop device to the file open at `backing_fd`; the kernel keeps that open file, locks included.
+
+    Args:
+        backing_fd: The image or export; may be closed afterwards.
+        numbers: Where the device's number comes from.
+        tag: Written into the device.
+        read_only: The device refuses writes.
+        direct_io: Ask for O_DIRECT on the backing file; the kernel may not grant it (see the result's flags).
+        block_size: Logical block size in bytes. Always given: by itself the kernel would take the backing file's
+            direct I/O alignment, and a guest's sector size must not depend on the host's disk.
+        offset: First byte of the file to serve.
+        size_limit: Bytes to serve; 0 for all.
+
+    Returns:
+        The device, read back from the kernel and checked against what was asked.
+
+    Raises:
+        DiskError: NoLoopDevice or KernelError; nothing is left bound.
+    """
+    wanted = (LoopFlags.READ_ONLY if read_only else 0) | (LoopFlags.DIRECT_IO if direct_io else 0)
+    config = _CONFIG.pack(
+        *(backing_fd, block_size, 0, 0, 0, offset, size_limit, 0, 0, 0, int(wanted)),
+        *(bytes(tag), b"", b"", 0, 0, *[0] * 8),
+    )
+    for _ in range(_ATTEMPTS):
+        minor = numbers.take()
+        try:
+            with _opened(node(minor), os.O_RDONLY if read_only else os.O_RDWR) as device_fd:
+                fcntl.ioctl(device_fd, _LOOP_CONFIGURE, config)
+                return _verified(device_fd, minor, backing_fd, tag, read_only=read_only)
+        except OSError as error:
+            if error.errno in _TRY_ANOTHER:
+                continue
+            raise DiskError(
+                Reason.KERNEL_ERROR, f"binding {node(minor)} failed: {error.strerror} (errno {error.errno})"
+            ) from error
+    raise DiskError(
+        Reason.NO_LOOP_DEVICE,
+        f"{_ATTEMPTS} loop devices in a row were taken by others; it is tried again",
+    )
+
+
+def _verified(device_fd: int, minor: int, backing_fd: int, tag: Tag, *, read_only: bool) -> LoopDevice:
+    # BLKROSET survives detach and attach, so a former user's read-only mark may still be on the number.
+    if not read_only:
+        fcntl.ioctl(device_fd, _BLKROSET, struct.pack("i", 0))
+    device = _describe(device_fd, minor)
+    facts = os.fstat(backing_fd)
+    as_asked = device is not None and (
+        device.backing == FileId(facts.st_dev, facts.st_ino)
+        and device.tag == tag
+        and bool(device.flags & LoopFlags.READ_ONLY) == read_only
+        and device.size_bytes >= SECTOR
+    )
+    if device is None or not as_asked:
+        fcntl.ioctl(device_fd, _LOOP_CLR_FD)  # ours alone until the path is published
+        raise DiskError(Reason.KERNEL_ERROR, f"{node(minor)} came up other than asked: {device}")
+    return device
+
+
+def describe(minor: int) -> LoopDevice | None:
+    """What loop device `minor` is bound to; None if it is free, going or gone."""
+    try:
+        with _opened(node(minor), os.O_RDONLY) as device_fd:
+            return _describe(device_fd, minor)
+    except OSError as error:
+        if error.errno in {errno.ENXIO, errno.ENOENT, errno.ENODEV}:
+            return None
+        raise
+
+
+def _describe(fd: int, minor: int) -> LoopDevice | None:
+    try:
+        raw = fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_INFO.size))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # not bound, or on its way to that
+            return None
+        raise
+    device, inode, _, offset, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(raw)
+    return LoopDevice(
+        minor=minor,
+        backing=FileId(device, inode),
+        tag=Tag.parse(name),
+        flags=LoopFlags(flags & (LoopFlags.READ_ONLY | LoopFlags.AUTOCLEAR | LoopFlags.DIRECT_IO)),
+        offset=offset,
+        size_limit=size_limit,
+        size_bytes=_number(fd, _BLKGETSIZE64, "=Q"),
+        logical_block_size=_number(fd, _BLKSSZGET, "=I"),
+        diskseq=_diskseq(fd),
+    )
+
+
+def _number(fd: int, request: int, layout: str) -> int:
+    answer = fcntl.ioctl(fd, request, bytes(struct.calcsize(layout)))
+    return int(struct.unpack(layout, answer)[0])
+
+
+def _diskseq(fd: int) -> int | None:
+    try:
+        return _number(fd, _BLKGETDISKSEQ, "=Q")
+    except OSError:  # ENOTTY: a kernel before 5.15
+        return None
+
+
+def try_detach(device: LoopDevice) -> bool:
+    """Take a device down if nobody has it open.
+
+    LOOP_CLR_FD always says 0. If others have the device open it only marks it AUTOCLEAR, that is, to be yanked when
+    the last of them closes; then the mark is taken off again and the device is as it was (loop.c, `loop_clr_fd`).
+
+    Returns:
+        True if the device is going or already was somebody else's; False if it is in use.
+    """
+    try:
+        with _opened(device.path, os.O_RDONLY) as opened:
+            now = _describe(opened, device.minor)
+            if now is None or (now.tag, now.diskseq) != (device.tag, device.diskseq):
+                return True
+            fcntl.ioctl(opened, _LOOP_CLR_FD)
+            return not _still_bound(opened)
+    except OSError as error:
+        if error.errno in {errno.ENXIO, errno.ENOENT, errno.ENODEV}:
+            return True
+        raise DiskError(
+            Reason.KERNEL_ERROR, f"detaching {device.path} failed: {error.strerror} (errno {error.errno})"
+        ) from error
+
+
+def _still_bound(fd: int) -> bool:
+    try:
+        raw = bytearray(fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_INFO.size)))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    fields = list(_INFO.unpack(raw))
+    fields[8] &= ~LoopFlags.AUTOCLEAR
+    fcntl.ioctl(fd, _LOOP_SET_STATUS64, _INFO.pack(*fields))
+    return True
+
+
+def grow(device: LoopDevice) -> LoopDevice | None:
+    """Let the device take on its backing file's present size; the caller has seen that it is larger."""
+    with _opened(device.path, os.O_RDONLY) as opened:
+        fcntl.ioctl(opened, _LOOP_SET_CAPACITY)
+        return _describe(opened, device.minor)
