@@ -1,0 +1,270 @@
+"""Every topic of the bus, built and parsed in one place. Pure.
+
+All stand under `tapster/v1/<fleet>`. What `parse` returns is typed, so that callers match on it instead of
+splitting strings. Topic names and filters are those of MQTT v5, section 4.7.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from reconcilers.spec import GUEST_NAME
+
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+"""A fleet, a host or a group: one topic level, and a host's user name, client id and certificate CN."""
+
+CLIENT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+"""An operator's client id, which is a topic level too."""
+
+EVERY_HOST = "all"
+"""The built-in group that every host is in."""
+
+ScopeKind = Literal["host", "group"]
+EventKind = Literal["guest", "disk", "host"]
+Verb = Literal["plan", "resync", "status"]
+Channel = Literal["replies", "sync"]
+
+
+class TopicError(ValueError):
+    """The topic is none of this bus, or a name can't be a topic level. The message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whom a desired document is for: one host, or the hosts of a group."""
+
+    kind: ScopeKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredTopic:
+    """A desired document. `guest` is as it came: check `valid_guest` before it names anything."""
+
+    scope: Scope
+    guest: str
+
+    @property
+    def valid_guest(self) -> bool:
+        """Whether the last level can be a guest's name."""
+        return GUEST_NAME.fullmatch(self.guest) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTopic:
+    """A host's birth, farewell or will."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatusTopic:
+    """A host at a glance."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusTopic:
+    """The status of one guest on one host."""
+
+    host: str
+    guest: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventTopic:
+    """Something that happened on a host."""
+
+    host: str
+    kind: EventKind
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTopic:
+    """A request to a host. A verb that this version does not know is kept as it came."""
+
+    host: str
+    verb: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTopic:
+    """Where a host sends nonces to itself."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTopic:
+    """What belongs to one operator's connection: replies to its requests, and nonces to itself."""
+
+    client: str
+    channel: Channel
+
+
+Topic = (
+    DesiredTopic | AgentTopic | HostStatusTopic | StatusTopic | EventTopic | CommandTopic | SyncTopic | OperatorTopic
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTopics:
+    """The topics of one fleet as an operator sees them: every host, every group.
+
+    Raises:
+        TopicError: The fleet's name can't be a topic level.
+    """
+
+    fleet: str
+
+    def __post_init__(self) -> None:
+        _checked("fleet", self.fleet, NAME)
+
+    @property
+    def prefix(self) -> str:
+        """What all topics of the fleet begin with, without a slash at the end."""
+        return f"tapster/v1/{self.fleet}"
+
+    @property
+    def every_agent(self) -> str:
+        """Filter: the birth messages of all hosts."""
+        return f"{self.prefix}/hosts/+/agent"
+
+    @property
+    def every_status(self) -> str:
+        """Filter: the guest statuses of all hosts."""
+        return f"{self.prefix}/hosts/+/status/guests/+"
+
+    def of(self, host: str) -> "Topics":
+        """The topics of one host."""
+        return Topics(self.fleet, host)
+
+    def group_desired(self, group: str, guest: str) -> str:
+        """Where the desired document of a guest stands for the hosts of a group."""
+        return f"{self.prefix}/groups/{_checked('group', group, NAME)}/desired/guests/{_guest(guest)}"
+
+    def group_filter(self, group: str) -> str:
+        """Filter: the desired documents of a group."""
+        return f"{self.prefix}/groups/{_checked('group', group, NAME)}/desired/guests/+"
+
+    def operator(self, client: str, channel: Channel) -> str:
+        """A topic of one operator's connection."""
+        return f"{self.prefix}/operators/{_checked('client', client, CLIENT)}/{channel}"
+
+    def parse(self, topic: str) -> Topic:
+        """What a topic of this fleet stands for.
+
+        Raises:
+            TopicError: It is not of this fleet, or none that the bus has.
+        """
+        if not topic.startswith(f"{self.prefix}/"):
+            raise TopicError(f"topic {topic!r} is not under {self.prefix!r}")
+        match topic[len(self.prefix) + 1 :].split("/"):
+            case ["hosts", host, *rest] if NAME.fullmatch(host):
+                parsed = _parse_host(host, rest)
+            case ["groups", group, "desired", "guests", guest] if NAME.fullmatch(group):
+                parsed = DesiredTopic(Scope("group", group), guest)
+            case ["operators", client, channel] if CLIENT.fullmatch(client) and channel in get_args(Channel):
+                parsed = OperatorTopic(client, cast("Channel", channel))
+            case _:
+                parsed = None
+        if parsed is None:
+            raise TopicError(f"topic {topic!r} is none that the bus has; design §3 lists them")
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Topics(FleetTopics):
+    """The topics of one host.
+
+    Raises:
+        TopicError: The fleet's or the host's name can't be a topic level.
+    """
+
+    host: str
+
+    def __post_init__(self) -> None:
+        FleetTopics.__post_init__(self)
+        _checked("host", self.host, NAME)
+
+    @property
+    def root(self) -> str:
+        """What all topics of the host begin with, without a slash at the end."""
+        return f"{self.prefix}/hosts/{self.host}"
+
+    @property
+    def agent(self) -> str:
+        """Birth, farewell and will."""
+        return f"{self.root}/agent"
+
+    @property
+    def host_status(self) -> str:
+        """The host at a glance."""
+        return f"{self.root}/status/host"
+
+    @property
+    def sync(self) -> str:
+        """The barrier: a nonce sent here comes back after everything retained."""
+        return f"{self.root}/sync"
+
+    @property
+    def desired_filter(self) -> str:
+        """Filter: the host's own desired documents."""
+        return f"{self.root}/desired/guests/+"
+
+    @property
+    def status_filter(self) -> str:
+        """Filter: the host's guest statuses."""
+        return f"{self.root}/status/guests/+"
+
+    @property
+    def command_filter(self) -> str:
+        """Filter: requests to the host."""
+        return f"{self.root}/cmd/+"
+
+    def desired(self, guest: str) -> str:
+        """Where a guest's desired document for this host stands."""
+        return f"{self.root}/desired/guests/{_guest(guest)}"
+
+    def status(self, guest: str) -> str:
+        """Where a guest's status stands."""
+        return f"{self.root}/status/guests/{_guest(guest)}"
+
+    def event(self, kind: EventKind) -> str:
+        """Where events about guests, disks or the host go."""
+        return f"{self.root}/events/{kind}"
+
+    def command(self, verb: Verb) -> str:
+        """Where a request to the host goes."""
+        return f"{self.root}/cmd/{verb}"
+
+
+def _parse_host(host: str, levels: list[str]) -> Topic | None:
+    parsed: Topic | None = None
+    match levels:
+        case ["desired", "guests", guest]:
+            parsed = DesiredTopic(Scope("host", host), guest)
+        case ["agent"]:
+            parsed = AgentTopic(host)
+        case ["status", "host"]:
+            parsed = HostStatusTopic(host)
+        case ["status", "guests", guest] if GUEST_NAME.fullmatch(guest):
+            parsed = StatusTopic(host, guest)
+        case ["events", kind] if kind in get_args(EventKind):
+            parsed = EventTopic(host, cast("EventKind", kind))
+        case ["cmd", verb]:
+            parsed = CommandTopic(host, verb)
+        case ["sync"]:
+            parsed = SyncTopic(host)
+    return parsed
+
+
+def _checked(what: str, name: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(name):
+        raise TopicError(f"{what} {name!r} can't be a topic level; it must match {pattern.pattern}")
+    return name
+
+
+def _guest(name: str) -> str:
+    return _checked("guest", name, GUEST_NAME)
