@@ -1,0 +1,361 @@
+"""The agent's settings: one TOML file and the environment, checked into one frozen value.
+
+The environment wins over the file, option by option: `TAPSTER_BROKER__PORT=8883` is `port` under `[broker]`.
+Lists are comma-separated there. What neither sets has the default that stands here, and `deploy/tapster.toml`
+shows them all.
+"""
+
+import os
+import re
+import reprlib
+import socket
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.options import FILE_VARIABLE, PREFIX, Option, Unit, options, unknown_keys, unknown_variables
+from reconcilers.spec import Format
+
+DEFAULT_FILE = Path("/etc/tapster/tapster.toml")
+
+
+class SettingsError(Exception):
+    """The settings can't be used. The message lists every problem, one a line, with what would be right."""
+
+
+def host_name() -> str:
+    """This machine's name in lower case, with `-` for what can't stand in a topic level."""
+    return re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower()).lstrip(".-")[:63]
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")  # noqa: TRY004 - pydantic reports ValueError only
+    return value
+
+
+def _from_commas(value: object) -> object:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _from_pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError("as one text, labels are written site=ams,rack=12")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def _no_builtin(groups: tuple[str, ...]) -> tuple[str, ...]:
+    if "all" in groups:
+        raise ValueError("every host is in the group 'all' already; leave it out")
+    return groups
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelText = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,63}$")]
+Count = Annotated[int, BeforeValidator(_no_truth)]
+Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
+WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
+Bytes = Annotated[int, BeforeValidator(_no_truth), Unit("bytes")]
+Server = Literal["storage-daemon"]
+TapFormat = Literal[Format.AIO, Format.QCOW, Format.QCOW2, Format.VHD, Format.VHDX, Format.VDI, Format.QED, Format.VMDK]
+
+
+class Section(BaseModel):
+    """Base of every table in the file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TlsSettings(Section):
+    """Certificates towards the broker."""
+
+    ca_file: Path | None = Field(
+        None,
+        description="Certificates (PEM) that may sign the broker's. Setting it turns on TLS, 1.2 or newer.",
+        examples=["/etc/tapster/ca.pem"],
+    )
+    cert_file: Path | None = Field(
+        None,
+        description="This host's certificate (PEM); its CN is the host's name. Needs key_file and ca_file.",
+        examples=["/etc/tapster/host.pem"],
+    )
+    key_file: Path | None = Field(
+        None,
+        description="The key (PEM) of cert_file, readable by root only.",
+        examples=["/etc/tapster/host.key"],
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the broker is spoken to by TLS."""
+        return self.ca_file is not None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file need each other; set both or neither")
+        if self.cert_file is not None and self.ca_file is None:
+            raise ValueError("cert_file needs ca_file, which turns on TLS")
+        return self
+
+
+class BrokerSettings(Section):
+    """The MQTT broker and the session with it."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Name or address of the MQTT broker.")
+    port: Count = Field(1883, ge=1, le=65535, description="Its TCP port; 8883 is usual with TLS.")
+    username: str | None = Field(
+        None, min_length=1, description="User at the broker. Not set: the host's name.", examples=["db1"]
+    )
+    password_file: Path | None = Field(
+        None,
+        description="File with the password and nothing else. Not set: no user and no password are sent.",
+        examples=["/etc/tapster/password"],
+    )
+    tls: TlsSettings = Field(TlsSettings(), description="Certificates towards the broker.")
+    keepalive: WholeSeconds = Field(
+        30,
+        ge=5,
+        le=65535,
+        description="A silent connection is probed after this long; it is lost after 1.5 times.",
+    )
+    session_expiry: WholeSeconds = Field(
+        7 * 24 * 3600,
+        ge=60,
+        le=4_294_967_294,
+        description="How long the broker keeps messages for an absent host.",
+    )
+    will_delay: WholeSeconds = Field(
+        30, ge=0, le=86400, description="How long a host may be away before the broker announces it as lost."
+    )
+    reconnect_min: Seconds = Field(
+        1.0,
+        ge=0.05,
+        le=3600,
+        description="Longest wait before the first new attempt to connect; it then doubles.",
+    )
+    reconnect_max: Seconds = Field(
+        60.0,
+        ge=0.05,
+        le=3600,
+        description="Longest wait between attempts to connect, at least reconnect_min.",
+    )
+    connect_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long one attempt to connect may take.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.reconnect_min > self.reconnect_max:
+            raise ValueError("reconnect_min must not be above reconnect_max")
+        return self
+
+
+class PathSettings(Section):
+    """Where the agent keeps things."""
+
+    runtime: Path = Field(
+        Path("/run/tapster"), description="Stable disk paths, sockets and tap folders; gone after a reboot."
+    )
+    state: Path = Field(Path("/var/lib/tapster"), description="The store of accepted documents; must survive reboots.")
+
+
+class LimitSettings(Section):
+    """What one document, and all of them together, may cost."""
+
+    document_bytes: Bytes = Field(262144, ge=1024, le=16_777_216, description="Size of one desired document.")
+    disks_per_guest: Count = Field(256, ge=1, le=4096, description="Disks in one definition.")
+    xml_depth: Count = Field(64, ge=8, le=255, description="Nesting of elements in one definition.")
+    guests: Count = Field(10000, ge=1, le=1_000_000, description="Guests on this host.")
+
+
+class ControllerSettings(Section):
+    """How the work on disks is paced."""
+
+    workers: Count = Field(8, ge=1, le=256, description="Disks that are worked on at the same time.")
+    retry_min: Seconds = Field(
+        0.5, ge=0.05, le=3600, description="Longest wait before a failed disk's first retry; it then doubles."
+    )
+    retry_max: Seconds = Field(
+        60.0, ge=0.05, le=86400, description="Longest wait between retries of a disk, at least retry_min."
+    )
+    resync: Seconds = Field(
+        300.0,
+        ge=1,
+        le=86400,
+        description="Every disk is looked at anew this often, even when nothing was reported.",
+    )
+    step_timeout: Seconds = Field(30.0, ge=0.1, le=3600, description="How long one step on one disk may take.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.retry_min > self.retry_max:
+            raise ValueError("retry_min must not be above retry_max")
+        return self
+
+
+class PolicySettings(Section):
+    """What to do where there is a choice."""
+
+    partial: bool = Field(
+        True, description="Bring up a guest's good disks when others are refused; false: all of them or none."
+    )
+
+
+class BlktapSettings(Section):
+    """User-space block servers, one process a disk."""
+
+    servers: Annotated[tuple[Server, ...], BeforeValidator(_from_commas)] = Field(
+        ("storage-daemon",),
+        description="Servers that may be used, the preferred first. None: no blktap disks.",
+    )
+    start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")
+    formats: Annotated[tuple[TapFormat, ...], BeforeValidator(_from_commas)] = Field(
+        (
+            Format.AIO,
+            Format.QCOW,
+            Format.QCOW2,
+            Format.VHD,
+            Format.VHDX,
+            Format.VDI,
+            Format.QED,
+            Format.VMDK,
+        ),
+        description="Image formats that may be served; a disk of another one is refused.",
+    )
+
+
+class LogSettings(Section):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least important line shown.")
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto is text on a terminal and JSON, one object a line, elsewhere."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. Make it with `load`, or with keyword arguments that stand for the file."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        enable_decoding=False,
+        validate_default=True,
+    )
+
+    host: Name = Field(
+        default_factory=host_name,
+        description="This host's name on the bus, and its certificate's CN. Not set: its hostname.",
+        examples=["db1"],
+    )
+    fleet: Name = Field("default", description="The fleet that the host belongs to; a level of every topic.")
+    labels: Annotated[dict[LabelName, LabelText], BeforeValidator(_from_pairs)] = Field(
+        {}, description="What selectors of `tapster rollout -l` match, for example site and rack."
+    )
+    groups: Annotated[tuple[Name, ...], BeforeValidator(_from_commas), AfterValidator(_no_builtin)] = Field(
+        (), description="Groups whose documents the host follows. Every host is in 'all' besides."
+    )
+    broker: BrokerSettings = Field(BrokerSettings(), description="The MQTT broker and the session with it.")
+    paths: PathSettings = Field(PathSettings(), description="Where the agent keeps things.")
+    limits: LimitSettings = Field(LimitSettings(), description="What documents may cost.")
+    controller: ControllerSettings = Field(ControllerSettings(), description="How the work on disks is paced.")
+    policy: PolicySettings = Field(PolicySettings(), description="What to do where there is a choice.")
+    blktap: BlktapSettings = Field(BlktapSettings(), description="User-space block servers, one process a disk.")
+    log: LogSettings = Field(LogSettings(), description="The log, on standard error.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what `load` read from the file, and nothing else."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the settings from the file and the environment.
+
+    Args:
+        path: The TOML file. None: what TAPSTER_CONFIG names, or else /etc/tapster/tapster.toml, which may be
+            missing.
+
+    Raises:
+        SettingsError: The file can't be read, or it or the environment has an unknown key or a wrong value.
+    """
+    chosen = path or (Path(named) if (named := os.environ.get(FILE_VARIABLE)) else None)
+    file = chosen or DEFAULT_FILE
+    table = _read(file, optional=chosen is None)
+    problems = [f"{name} (in {file}): {why}" for name, why in unknown_keys(Settings, table)]
+    problems += [f"{name} (in the environment): {why}" for name, why in unknown_variables(Settings, os.environ)]
+    try:
+        settings = Settings(**{key: value for key, value in table.items() if key in Settings.model_fields})
+    except ValidationError as error:
+        problems += _wrong_values(error, table, file)
+    if problems:
+        raise SettingsError("\n  ".join(["the settings can't be used:", *problems]))
+    return settings
+
+
+def _read(file: Path, *, optional: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise SettingsError(f"{file}: there is no such file; create it, or name another one with --config") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: can't be read: {error.strerror}; check its owner and mode") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: is not TOML: {error}") from error
+
+
+def _wrong_values(error: ValidationError, table: dict[str, Any], file: Path) -> Iterator[str]:
+    known = {str(option): option for option in options(Settings)}
+    for problem in error.errors(include_url=False):
+        if problem["type"] == "extra_forbidden":
+            continue  # named already, with the nearest known key
+        place = [str(part) for part in problem["loc"]]
+        parents = (".".join(place[:length]) for length in range(len(place), 0, -1))
+        option = next((known[parent] for parent in parents if parent in known), None)
+        why = str(problem.get("ctx", {}).get("error", ""))
+        if option is None:
+            yield f"{'.'.join(place)} (in {file} or the environment): {why or 'is a section; set its options'}"
+        else:
+            value = reprlib.repr(problem["input"])
+            must = f"must be {option.allowed}" + (f" ({why})" if why else "")
+            yield f"{'.'.join(place)} = {value} ({_origin(option, table, file)}): {must}"
+
+
+def _origin(option: Option, table: dict[str, Any], file: Path) -> str:
+    for variable, text in os.environ.items():
+        if text and (variable.upper() == option.variable or variable.upper().startswith(f"{option.variable}__")):
+            return f"{variable} in the environment"
+    value: Any = table
+    for part in option.path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return "its default on this host" if value is None else f"in {file}"
