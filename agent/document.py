@@ -150,7 +150,8 @@ def _read(text: str, guest: str) -> _Desired | list[Finding]:
 
 def _contradictions(desired: _Desired, guest: str) -> Iterator[Finding]:
     if desired.guest != guest:
-        why = f"the document is for {reprlib.repr(desired.guest)} and the topic for {guest!r}; publish it on its own topic"
+        named = reprlib.repr(desired.guest)
+        why = f"the document is for {named} and the topic for {guest!r}; publish it on its own topic"
         yield Finding(Reason.NAME_MISMATCH, why, "/guest", None)
     if desired.state == "present" and not desired.domain_xml:
         why = "it is missing or empty, and state 'present' needs the guest's domain XML"

@@ -1,0 +1,377 @@
+"""The durable record of what operators want: one SQLite file, synced before a document counts as accepted.
+
+It answers two questions after any crash: which documents are in force, and which generation was the highest seen of
+each, so that a broker that forgot can't bring an old definition back. Nothing is ever deleted from it but a
+rejection that a newer attempt overtook.
+
+One process has the file at a time, and one thread of it; SQLite's own check turns other threads away.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from agent.definition import Finding
+from agent.document import DesiredDocument, Scope, digest
+from agent.status import now
+from agent.store_file import DAMAGED, StoreError, explained, open_file, quick_check
+from reconcilers.reason import Reason
+
+_SELECT_RECORDS = """
+    SELECT scope_kind, scope_name, guest, generation, sha256, withdrawn, high_water, high_water_content FROM document
+"""
+_SELECT_DOCUMENTS = """
+    SELECT scope_kind, scope_name, guest, generation, state, sha256, content, accepted_at, withdrawn, body
+    FROM document ORDER BY scope_kind, scope_name, guest
+"""
+_SELECT_REJECTIONS = "SELECT scope_kind, scope_name, guest, sha256, reason, message, findings, at FROM rejection"
+_COUNT_DOCUMENTS = """
+    SELECT count(*) FILTER (WHERE state = 'present'), count(*) FILTER (WHERE state = 'absent'),
+           count(*) FILTER (WHERE withdrawn) FROM document
+"""
+_REPLACE_DOCUMENT = """
+    INSERT OR REPLACE INTO document (scope_kind, scope_name, guest, generation, state, sha256, content, accepted_at,
+                                     high_water, high_water_content, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_REPLACE_REJECTION = "INSERT OR REPLACE INTO rejection VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_WITHDRAW_DOCUMENT = "UPDATE document SET withdrawn = 1 WHERE (scope_kind, scope_name, guest) = (?, ?, ?)"
+_DELETE_REJECTION = "DELETE FROM rejection WHERE (scope_kind, scope_name, guest) = (?, ?, ?)"
+_REASONS = {reason.value: reason for reason in Reason}
+
+Key = tuple[Scope, str]
+"""Names one document: its scope and its guest."""
+
+
+class Verdict(StrEnum):
+    """What the record says to a document that arrived."""
+
+    ACCEPTED = "accepted"
+    UNCHANGED = "unchanged"
+    STALE = "stale"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """An attempt that was turned away, so that status can tell it after a restart too.
+
+    Attributes:
+        scope: The host or the group whose topic it came on.
+        guest: The guest that the topic names.
+        sha256: Hex digest of the payload.
+        reason: The first finding's word, or that of a stale or conflicting generation.
+        message: The first finding's sentence.
+        findings: All findings.
+        at: When it arrived first.
+    """
+
+    scope: Scope
+    guest: str
+    sha256: str
+    reason: Reason
+    message: str
+    findings: tuple[Finding, ...] = ()
+    at: datetime
+
+    def repeats(self, other: "Rejection | None") -> bool:
+        """Whether the other one turned the same payload away for the same things, earlier."""
+        return other is not None and replace(self, at=other.at) == other
+
+    @classmethod
+    def of(cls, payload: bytes, findings: Sequence[Finding], *, scope: Scope, guest: str) -> Self:
+        """The rejection of a payload for at least one finding, at this moment."""
+        first = findings[0]
+        return cls(
+            scope=scope,
+            guest=guest,
+            sha256=digest(payload),
+            reason=first.reason,
+            message=first.message,
+            findings=tuple(findings),
+            at=now(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDocument:
+    """The document in force for a scope and guest; an absent one is kept, so that its generation is.
+
+    Attributes:
+        document: What was accepted last.
+        accepted_at: When.
+        withdrawn: The topic was emptied since; the document stays in force.
+        rejection: A later attempt that was turned away.
+    """
+
+    document: DesiredDocument
+    accepted_at: datetime
+    withdrawn: bool
+    rejection: Rejection | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreHealth:
+    """What `tapster doctor` tells of the store. `problems` holds SQLite's own findings, empty when it is sound."""
+
+    path: Path
+    size_bytes: int
+    present: int
+    absent: int
+    withdrawn: int
+    rejected: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is remembered of a document in memory, enough to judge the next one without a query."""
+
+    generation: int | None
+    sha256: str
+    withdrawn: bool
+    high_water: int | None
+    high_water_content: str | None
+
+    def judge(self, document: DesiredDocument, *, rejected: bool) -> Verdict:
+        """Compare by the rules of design §3. Pure."""
+        if document.generation is not None and self.high_water is not None:
+            if document.generation < self.high_water:
+                return Verdict.STALE
+            if document.generation == self.high_water and document.content != self.high_water_content:
+                return Verdict.CONFLICT
+        same = (document.generation, document.sha256) == (self.generation, self.sha256)
+        return Verdict.UNCHANGED if same and not self.withdrawn and not rejected else Verdict.ACCEPTED
+
+    def after(self, document: DesiredDocument) -> "_Record":
+        """The record once the document was accepted; one without a generation leaves the high-water mark."""
+        counted = document.generation is not None
+        return _Record(
+            generation=document.generation,
+            sha256=document.sha256,
+            withdrawn=False,
+            high_water=document.generation if counted else self.high_water,
+            high_water_content=document.content if counted else self.high_water_content,
+        )
+
+
+_NOTHING = _Record(None, "", False, None, None)
+
+
+class Store:
+    """The open store. Use it as a context manager, all from one thread."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._records = {_key(row): _Record(*row[3:]) for row in connection.execute(_SELECT_RECORDS)}
+        self._rejected = {_key(row): _rejection(row) for row in connection.execute(_SELECT_REJECTIONS)}
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the store, or create it and its folder; bring an older file up to this version.
+
+        Args:
+            path: The SQLite file. A `-wal` file stands beside it while it is open, and belongs to it.
+
+        Raises:
+            StoreError: Another process has it, it can't be created or read, it is damaged, it is of a newer version,
+                or it is something else. No document is touched then.
+        """
+        connection = open_file(path)
+        try:
+            with explained(path, "the store can't be read"):
+                return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go. Everything was durable before."""
+        self._connection.close()
+
+    def accept(self, documents: Sequence[DesiredDocument]) -> list[Verdict]:
+        """Put documents on record, in order of arrival, in one transaction.
+
+        A document that is accepted ends its topic's withdrawal and its standing rejection. One that is not changes
+        nothing. When all are unchanged, nothing is written.
+
+        Returns:
+            A verdict for each document. The accepted ones are on the disk.
+
+        Raises:
+            StoreError: The file can't be written. None of the documents was accepted.
+        """
+        verdicts: list[Verdict] = []
+        accepted: dict[Key, tuple[_Record, DesiredDocument]] = {}
+        for document in documents:
+            key = (document.scope, document.guest)
+            record = accepted[key][0] if key in accepted else self._records.get(key, _NOTHING)
+            standing = key in self._rejected and key not in accepted
+            verdicts.append(verdict := record.judge(document, rejected=standing))
+            if verdict is Verdict.ACCEPTED:
+                accepted[key] = (record.after(document), document)
+        if accepted:
+            with self._transaction() as connection:
+                connection.executemany(_REPLACE_DOCUMENT, [_row(*pair) for pair in accepted.values()])
+                connection.executemany(_DELETE_REJECTION, [_columns(key) for key in accepted])
+            for key, (record, _) in accepted.items():
+                self._records[key] = record
+                self._rejected.pop(key, None)
+        return verdicts
+
+    def reject(self, rejections: Sequence[Rejection]) -> None:
+        """Remember attempts that were turned away; what is in force stays. One seen before is not written again.
+
+        Raises:
+            StoreError: The file can't be written.
+        """
+        fresh = {(one.scope, one.guest): one for one in rejections}
+        fresh = {key: one for key, one in fresh.items() if not one.repeats(self._rejected.get(key))}
+        if fresh:
+            with self._transaction() as connection:
+                connection.executemany(_REPLACE_REJECTION, [_rejection_row(one) for one in fresh.values()])
+            self._rejected |= fresh
+
+    def withdraw(self, keys: Sequence[Key]) -> None:
+        """Note that topics were emptied. Their documents stay in force; rejections of what stood there end.
+
+        Raises:
+            StoreError: The file can't be written.
+        """
+        known = [key for key in keys if key in self._records and not self._records[key].withdrawn]
+        turned_away = [key for key in keys if key in self._rejected]
+        if known or turned_away:
+            with self._transaction() as connection:
+                connection.executemany(_WITHDRAW_DOCUMENT, [_columns(key) for key in known])
+                connection.executemany(_DELETE_REJECTION, [_columns(key) for key in turned_away])
+            for key in known:
+                self._records[key] = replace(self._records[key], withdrawn=True)
+            for key in turned_away:
+                self._rejected.pop(key, None)
+
+    def load(self) -> list[StoredDocument]:
+        """Every document in force, absent ones included, ordered by scope and guest.
+
+        Raises:
+            StoreError: The file can't be read, or a document in it is not what was stored.
+        """
+        with explained(self.path, "the store can't be read"):
+            rows = self._connection.execute(_SELECT_DOCUMENTS).fetchall()
+        return [self._stored(row) for row in rows]
+
+    def rejections(self) -> list[Rejection]:
+        """Every standing rejection, those of guests without a document in force included."""
+        return list(self._rejected.values())
+
+    def check(self) -> StoreHealth:
+        """Look the whole file over.
+
+        Raises:
+            StoreError: The file can't be read.
+        """
+        with explained(self.path, "the store can't be read"):
+            present, absent, withdrawn = self._connection.execute(_COUNT_DOCUMENTS).fetchone()
+            problems = quick_check(self._connection)
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return StoreHealth(
+            path=self.path,
+            size_bytes=sum(file.stat().st_size for file in files if file.exists()),
+            present=present,
+            absent=absent,
+            withdrawn=withdrawn,
+            rejected=len(self._rejected),
+            problems=problems,
+        )
+
+    def _stored(self, row: tuple[Any, ...]) -> StoredDocument:
+        key, (generation, state, sha256, content, accepted_at, withdrawn, body) = _key(row), row[3:]
+        scope, guest = key
+        document = DesiredDocument(
+            scope=scope, guest=guest, generation=generation, state=state, sha256=sha256, body=body
+        )
+        if document.content != content:
+            raise StoreError(f"{self.path}: the document of {guest!r} is not what was stored; {DAMAGED}")
+        return StoredDocument(
+            document=document,
+            accepted_at=datetime.fromisoformat(accepted_at),
+            withdrawn=bool(withdrawn),
+            rejection=self._rejected.get(key),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with explained(self.path, "the store can't be written"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+def _columns(key: Key) -> tuple[str, str, str]:
+    scope, guest = key
+    return scope.kind, scope.name, guest
+
+
+def _key(row: tuple[Any, ...]) -> Key:
+    kind, name, guest = row[:3]
+    return Scope(kind, name), guest
+
+
+def _row(record: _Record, document: DesiredDocument) -> tuple[object, ...]:
+    return (
+        *_columns((document.scope, document.guest)),
+        document.generation,
+        document.state,
+        document.sha256,
+        document.content,
+        now().isoformat(),
+        record.high_water,
+        record.high_water_content,
+        document.body,
+    )
+
+
+def _rejection_row(rejection: Rejection) -> tuple[object, ...]:
+    findings = [(one.reason, one.message, one.path, one.line) for one in rejection.findings]
+    return (
+        *_columns((rejection.scope, rejection.guest)),
+        rejection.sha256,
+        rejection.reason.value,
+        rejection.message,
+        json.dumps(findings),
+        rejection.at.isoformat(),
+    )
+
+
+def _rejection(row: tuple[Any, ...]) -> Rejection:
+    (scope, guest), (sha256, reason, message, findings, at) = _key(row), row[3:]
+    return Rejection(
+        scope=scope,
+        guest=guest,
+        sha256=sha256,
+        reason=_reason(reason),
+        message=message,
+        findings=tuple(Finding(_reason(word), *rest) for word, *rest in json.loads(findings)),
+        at=datetime.fromisoformat(at),
+    )
+
+
+def _reason(word: str) -> Reason:
+    """The reason of that word, or a general one: a newer version may have known more of them before a downgrade."""
+    return _REASONS.get(word, Reason.INVALID_DOCUMENT)
