@@ -51,9 +51,7 @@ def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
     try:
         for byte in [_USES + n for n in uses] + [_DENIES + n for n in denies]:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, byte))
-        return not any(
-            _held_by_another(fd, byte) for byte in [_DENIES + n for n in uses] + [_USES + n for n in denies]
-        )
+        return not any(_held_by_another(fd, byte) for byte in [_DENIES + n for n in uses] + [_USES + n for n in denies])
     except OSError as error:
         if error.errno in {errno.EAGAIN, errno.EACCES}:  # an exclusive lock: nobody who speaks QEMU's way
             return False

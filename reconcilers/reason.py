@@ -175,6 +175,11 @@ class Reason(StrEnum):
         "The path now names another file than the one that is attached.",
         "Put the old file back, or take the guest's disk down to attach the new one.",
     )
+    IMAGE_SHRUNK = (
+        "ImageShrunk",
+        "The image became smaller than the device over it; the device is not shrunk under its guest.",
+        "Grow the image back, or take the disk down and up to accept the new size.",
+    )
     NOT_A_LUN = "NotALun", "device='lun' needs a block device.", "Use device='disk' for a file."
 
     # Backends and the kernel.

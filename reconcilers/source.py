@@ -86,25 +86,20 @@ def _pinned(path: str) -> Iterator[tuple[int, Source]]:
 def _describe(path: str, pin: int) -> Source:
     facts = os.fstat(pin)
     if stat.S_ISREG(facts.st_mode):
-        source = Source(
-            kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size
-        )
+        source = Source(kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size)
     elif stat.S_ISBLK(facts.st_mode):
         size = _device_size(path, facts.st_rdev)
         source = Source(kind=SourceKind.BLOCK, identity=FileId(facts.st_rdev, 0), size_bytes=size)
     else:
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "neither file nor device")
-        raise DiskError(
-            Reason.NOT_AN_IMAGE, f"source {path} is {kind}; name a regular file or a block device"
-        )
+        raise DiskError(Reason.NOT_AN_IMAGE, f"source {path} is {kind}; name a regular file or a block device")
     if source.size_bytes == 0:
-        raise DiskError(
-            Reason.IMAGE_EMPTY, f"source {path} has no bytes; create the image with its size first"
-        )
+        raise DiskError(Reason.IMAGE_EMPTY, f"source {path} has no bytes; create the image with its size first")
     if source.size_bytes < SECTOR:
         raise DiskError(
             Reason.IMAGE_TOO_SMALL,
-            f"source {path} has {source.size_bytes} bytes, less than one sector of {SECTOR}; check that it arrived whole",
+            f"source {path} has {source.size_bytes} bytes, less than one sector of {SECTOR}; "
+            "check that it arrived whole",
         )
     return source
 
@@ -124,9 +119,7 @@ def _device_size(path: str, rdev: int) -> int:
 
 def _opening_failed(path: str, error: OSError, *, writable: bool) -> DiskError:
     if error.errno in _MISSING:
-        return DiskError(
-            Reason.IMAGE_MISSING, f"source {path}: {error.strerror}; create the image or mend the path"
-        )
+        return DiskError(Reason.IMAGE_MISSING, f"source {path}: {error.strerror}; create the image or mend the path")
     if error.errno == errno.ENXIO:
         return DiskError(Reason.IMAGE_MISSING, f"source {path} is a node without a device behind it")
     if writable and error.errno in {errno.EROFS, errno.EPERM, errno.ETXTBSY}:

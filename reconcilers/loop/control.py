@@ -126,9 +126,7 @@ class LoopNumbers:
 
 def bound_minors() -> list[int]:
     """Numbers of all loop devices that have a backing file, ours or not."""
-    return sorted(
-        int(path.parent.name.removeprefix("loop")) for path in Path("/sys/block").glob("loop*/loop")
-    )
+    return sorted(int(path.parent.name.removeprefix("loop")) for path in Path("/sys/block").glob("loop*/loop"))
 
 
 def attach(

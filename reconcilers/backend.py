@@ -1,0 +1,70 @@
+"""The contract behind which very different ways of making a disk live."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from reconcilers.actual import Attached
+from reconcilers.image_header import check_header
+from reconcilers.source import OpenSource, open_source
+from reconcilers.spec import Backend, DiskKey, DiskSpec
+
+
+class Reconciler(Protocol):
+    """Makes, finds and takes down the disks of one backend. Called for one disk at a time, never twice for one key.
+
+    Every method raises `DiskError` when it can't do its work, and then leaves nothing half made.
+    """
+
+    backend: Backend
+
+    def observe(self, key: DiskKey) -> Attached | None:
+        """What this backend has for the disk. Blocks; call it in a thread."""
+
+    async def attach(self, spec: DiskSpec, *, replacing: "Reconciler | None" = None) -> str | None:
+        """Bring the disk up.
+
+        Args:
+            spec: With the effective backend.
+            replacing: Has the disk now. All that can be checked of the new one is checked before it is asked to detach.
+
+        Returns:
+            A warning for people, or None.
+        """
+
+    async def adopt(self, spec: DiskSpec) -> None:
+        """Finish what an earlier agent began: the device, if it lacks, and the stable path."""
+
+    async def detach(self, key: DiskKey) -> None:
+        """Take the disk down; raises DeviceInUse if somebody has it open, and then nothing has changed."""
+
+    async def grow(self, key: DiskKey) -> None:
+        """Let the device take on its image's new size."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSource:
+    """An open source whose header is what was declared, and a warning where that is worth one."""
+
+    image: OpenSource
+    warning: str | None
+
+
+@asynccontextmanager
+async def checked_source(spec: DiskSpec) -> AsyncIterator[CheckedSource]:
+    """Open and check what `spec` names, in a thread, as its storage may hang; closed at the end of the block.
+
+    Raises:
+        DiskError: What `open_source` and `check_header` say against it.
+    """
+    with ExitStack() as stack:
+        yield await asyncio.to_thread(_open_and_check, spec, stack)
+
+
+def _open_and_check(spec: DiskSpec, stack: ExitStack) -> CheckedSource:
+    if spec.source is None or spec.format is None:
+        raise AssertionError(f"{spec.key} has no source to open")
+    image = stack.enter_context(open_source(spec.source, writable=not spec.read_only))
+    return CheckedSource(image, check_header(image, spec.format))

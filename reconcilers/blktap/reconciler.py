@@ -1,0 +1,173 @@
+"""The `blktap` backend: one server process per disk, and a loop device over what it exports.
+
+The device is buffered: direct I/O on a loop device over the storage daemon's FUSE export loses writes with the
+versions that Debian 12 and 13 ship (measured with 7.2.22 and 10.0.2).
+"""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from reconcilers.actual import Attached
+from reconcilers.backend import Reconciler, checked_source
+from reconcilers.blktap import storage_daemon
+from reconcilers.blktap.tap import TapFolder, TapRecord
+from reconcilers.errors import DiskError
+from reconcilers.exclusive import claim
+from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE, LoopDevices
+from reconcilers.process import ExitWatch
+from reconcilers.source import OpenSource
+from reconcilers.spec import Backend, DiskKey, DiskSpec
+from reconcilers.stable_path import StablePaths
+
+
+class BlktapReconciler:
+    """Images of any format through a qemu-storage-daemon each."""
+
+    backend = Backend.BLKTAP
+
+    def __init__(
+        self,
+        taps: Path,
+        devices: LoopDevices,
+        paths: StablePaths,
+        *,
+        server_version: str,
+        patience: float,
+        on_server_exit: Callable[[DiskKey], None],
+    ) -> None:
+        """Args as they are; `patience` is how many seconds a server may take to start or to end."""
+        self._taps = taps
+        self._devices = devices
+        self._paths = paths
+        self._server_version = server_version
+        self._patience = patience
+        self._on_server_exit = on_server_exit
+        self._watches: dict[DiskKey, ExitWatch] = {}
+
+    def survey(self) -> list[DiskKey]:
+        """Every disk that has a tap's folder with a record."""
+        records = (TapFolder(path).record() for path in self._taps.glob("*"))
+        return [record.key for record in records if record]
+
+    def observe(self, key: DiskKey) -> Attached | None:
+        """See `Reconciler`."""
+        tap = TapFolder.of(self._taps, key)
+        record = tap.record()
+        if record is None:
+            return None
+        device = self._devices.find(key)
+        return Attached(
+            backend=Backend.BLKTAP,
+            format=record.format,
+            identity=record.identity,
+            device_path=device.path if device else None,
+            diskseq=device.diskseq if device else None,
+            size_bytes=device.size_bytes if device else 0,
+            logical_block_size=device.logical_block_size if device else DEFAULT_BLOCK_SIZE,
+            read_only=record.read_only,
+            direct_io=record.direct_io,
+            slice_offset=record.slice_offset,
+            slice_size=record.slice_size,
+            server=record.server,
+            server_alive=tap.alive(),
+            linked=device is not None and self._paths.read(key) == device.path,
+        )
+
+    async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
+        """See `Reconciler`."""
+        async with checked_source(spec) as checked:
+            if replacing:
+                await replacing.detach(spec.key)
+            tap = await asyncio.to_thread(self._prepare, spec, checked.image)
+            try:
+                process = await storage_daemon.spawn(tap, checked.image.fd, within=self._patience)
+            except DiskError:
+                await asyncio.to_thread(tap.remove)
+                raise
+        self._watch(spec.key, process.pid, process)
+        try:
+            await asyncio.to_thread(self._bind, spec, tap)
+        except DiskError:
+            await self.detach(spec.key)
+            raise
+        return checked.warning
+
+    async def adopt(self, spec: DiskSpec) -> None:
+        """See `Reconciler`."""
+        tap = TapFolder.of(self._taps, spec.key)
+        await storage_daemon.ready(tap, within=self._patience)
+        await asyncio.to_thread(self._bind, spec, tap)
+
+    def watch_adopted(self, key: DiskKey) -> None:
+        """Be told when the server of a disk that an earlier agent brought up ends."""
+        tap = TapFolder.of(self._taps, key)
+        if key not in self._watches and tap.alive():
+            self._watch(key, tap.process_id(), None)
+
+    async def detach(self, key: DiskKey) -> None:
+        """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
+        await asyncio.to_thread(self._unbind, key)
+        tap = TapFolder.of(self._taps, key)
+        await storage_daemon.stop(tap, within=self._patience)
+        await asyncio.to_thread(tap.remove)
+
+    async def grow(self, key: DiskKey) -> None:
+        """See `Reconciler`. Never planned: only a raw file's length says a disk's size."""
+        raise AssertionError(f"{key} is not a plain file")
+
+    def close(self) -> None:
+        """Stop watching; the servers go on."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+
+    def _prepare(self, spec: DiskSpec, image: OpenSource) -> TapFolder:
+        claim(image, spec)
+        tap = TapFolder.of(self._taps, spec.key)
+        tap.remove()  # what an attempt that was cut short has left
+        if spec.format is None:
+            raise AssertionError(f"{spec.key} has no format")
+        tap.prepare(
+            TapRecord(
+                guest=spec.key.guest,
+                target=spec.key.target,
+                source=image.path,
+                device=image.source.identity.device,
+                inode=image.source.identity.inode,
+                format=spec.format,
+                read_only=spec.read_only,
+                direct_io=spec.direct_io,
+                slice_offset=spec.slice_offset,
+                slice_size=spec.slice_size,
+                server=self._server_version,
+            )
+        )
+        return tap
+
+    def _bind(self, spec: DiskSpec, tap: TapFolder) -> None:
+        device = self._devices.find(spec.key)
+        if device is None:
+            export = os.open(tap.export, (os.O_RDONLY if spec.read_only else os.O_RDWR) | os.O_CLOEXEC)
+            try:
+                device = self._devices.attach(
+                    spec.key, export, read_only=spec.read_only, block_size=spec.logical_block_size
+                )
+            finally:
+                os.close(export)
+        self._paths.point(spec.key, device.path)
+
+    def _unbind(self, key: DiskKey) -> None:
+        self._devices.detach(key)
+        self._paths.remove(key)
+
+    def _watch(self, key: DiskKey, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+        def ended() -> None:
+            self._watches.pop(key, None)
+            if child:
+                child.poll()  # reap
+            self._on_server_exit(key)
+
+        self._watches[key] = ExitWatch(pid, ended)

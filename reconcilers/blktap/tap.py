@@ -1,0 +1,158 @@
+"""A tap's runtime folder, `<runtime>/taps/<disk id>`: all that is known of one server, on disk and in the kernel.
+
+    tap.json   what it serves, written before the server starts
+    lock       flock(2)ed by an open file that only the server has inherited: locked means it lives
+    pid        written by the server when it is ready
+    qmp.sock   its control socket
+    export     the mount point of its FUSE export, a regular file
+    log        what it printed
+
+Liveness is the lock and never a process id alone: ids are reused, an inherited lock can't be.
+"""
+
+import fcntl
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from reconcilers.actual import FileId
+from reconcilers.errors import DiskError
+from reconcilers.holders import holders_of_path
+from reconcilers.mounts import unmount_lazily
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey, Format
+from reconcilers.tag import disk_id
+
+
+class TapRecord(BaseModel):
+    """What a tap serves; enough to adopt it, compare it with a definition, and name it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    guest: str
+    target: str
+    source: str
+    device: int
+    inode: int
+    format: Format
+    read_only: bool
+    direct_io: bool
+    slice_offset: int
+    slice_size: int | None
+    server: str
+
+    @property
+    def key(self) -> DiskKey:
+        """The disk that the tap belongs to."""
+        return DiskKey(self.guest, self.target)
+
+    @property
+    def identity(self) -> FileId:
+        """The image that the tap has open."""
+        return FileId(self.device, self.inode)
+
+
+@dataclass(frozen=True, slots=True)
+class TapFolder:
+    """The folder of one tap, whether or not it exists."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, taps: Path, key: DiskKey) -> "TapFolder":
+        """The folder that belongs to a disk, below the folder of all taps."""
+        return cls(taps / disk_id(key))
+
+    @property
+    def qmp(self) -> Path:
+        """The control socket."""
+        return self.path / "qmp.sock"
+
+    @property
+    def export(self) -> Path:
+        """Where the server mounts the disk's content as a file."""
+        return self.path / "export"
+
+    @property
+    def log(self) -> Path:
+        """What the server printed."""
+        return self.path / "log"
+
+    @property
+    def pid_file(self) -> Path:
+        """Written by the server once its export is ready."""
+        return self.path / "pid"
+
+    @property
+    def lock(self) -> Path:
+        """Locked as long as the server lives."""
+        return self.path / "lock"
+
+    def prepare(self, record: TapRecord) -> None:
+        """Make the folder and write down what shall be served, before anything runs."""
+        self.path.mkdir(parents=True, mode=0o700)
+        self.export.touch(mode=0o600)
+        self.lock.touch(mode=0o600)
+        draft = self.path / "tap.json.new"
+        draft.write_text(record.model_dump_json())
+        draft.rename(self.path / "tap.json")
+
+    def record(self) -> TapRecord | None:
+        """What the tap serves; None where there is no tap, or one whose making was cut short before it had a server."""
+        try:
+            return TapRecord.model_validate_json((self.path / "tap.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def alive(self) -> bool:
+        """Whether the server runs."""
+        try:
+            fd = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def process_id(self) -> int:
+        """The server's process id. Ask only while it is `alive`, as its own file would otherwise name another.
+
+        Raises:
+            DiskError: ServerLost if it ended meanwhile.
+        """
+        try:
+            return int(self.pid_file.read_text())
+        except (FileNotFoundError, ValueError):  # it was being started when its agent was killed
+            for holder in holders_of_path(str(self.lock)):
+                return holder.pid
+        raise DiskError(Reason.SERVER_LOST, f"the server of {self.path} has just ended")
+
+    def last_log_lines(self, count: int = 5) -> str:
+        """The end of the log on one line, for a message; at most 4 KiB are read."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - 4096))
+                lines = file.read().decode("utf-8", "replace").splitlines()[-count:]
+        except FileNotFoundError:
+            return ""
+        return " | ".join(line.strip() for line in lines if line.strip())
+
+    def remove(self) -> None:
+        """Clear away what a server that is gone has left: its mount first, then the folder. Idempotent."""
+        unmount_lazily(self.export)
+        shutil.rmtree(self.path, ignore_errors=False, onerror=_gone_is_fine)
+
+
+def _gone_is_fine(_function: object, _path: object, failure: object) -> None:
+    match failure:
+        case (_, FileNotFoundError(), _):
+            return
+        case (_, BaseException() as error, _):
+            raise error

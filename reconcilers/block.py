@@ -1,0 +1,169 @@
+"""The `block` backend: a block device that the host already has, verified, claimed and passed through.
+
+Nothing is made, so the claim is a small file in the runtime folder: which disk has which device. It names the device
+by number and by the kernel's sequence number, so that a device recycled under the same number is not taken for it.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from reconcilers.actual import Attached, FileId
+from reconcilers.backend import Reconciler, checked_source
+from reconcilers.errors import DiskError
+from reconcilers.holders import describe_holders
+from reconcilers.reason import Reason
+from reconcilers.source import OpenSource
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
+from reconcilers.stable_path import StablePaths
+from reconcilers.tag import disk_id
+
+SERVER = "host device"
+
+
+class BlockClaim(BaseModel):
+    """One disk's hold on a host's block device."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    guest: str
+    target: str
+    path: str
+    rdev: int
+    diskseq: int | None
+    read_only: bool
+    shareable: bool
+
+    @property
+    def key(self) -> DiskKey:
+        """The disk that has the device."""
+        return DiskKey(self.guest, self.target)
+
+
+class BlockReconciler:
+    """Host block devices, passed through."""
+
+    backend = Backend.BLOCK
+
+    def __init__(self, claims: Path, paths: StablePaths) -> None:
+        self._claims = claims
+        self._paths = paths
+
+    def survey(self) -> list[BlockClaim]:
+        """Every claim there is."""
+        return [claim for path in self._claims.glob("*.json") if (claim := _read(path))]
+
+    def observe(self, key: DiskKey) -> Attached | None:
+        """See `Reconciler`."""
+        claim = _read(self._claim_path(key))
+        if claim is None:
+            return None
+        present = _sysfs(claim.rdev, "diskseq") == claim.diskseq
+        return Attached(
+            backend=Backend.BLOCK,
+            format=Format.RAW,
+            identity=FileId(claim.rdev, 0),
+            device_path=claim.path,
+            diskseq=claim.diskseq,
+            size_bytes=(_sysfs(claim.rdev, "size") or 0) * 512,
+            logical_block_size=_sysfs(claim.rdev, "queue/logical_block_size") or 512,
+            read_only=bool(_sysfs(claim.rdev, "ro")),
+            direct_io=False,
+            slice_offset=0,
+            slice_size=None,
+            server=SERVER,
+            server_alive=present,
+            linked=self._paths.read(key) == claim.path,
+        )
+
+    async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
+        """See `Reconciler`."""
+        async with checked_source(spec) as checked:
+            if replacing:
+                await replacing.detach(spec.key)
+            await asyncio.to_thread(self._take, spec, checked.image)
+            return checked.warning
+
+    async def adopt(self, spec: DiskSpec) -> None:
+        """See `Reconciler`."""
+        claim = await asyncio.to_thread(_read, self._claim_path(spec.key))
+        if claim is not None:
+            await asyncio.to_thread(self._paths.point, spec.key, claim.path)
+
+    async def detach(self, key: DiskKey) -> None:
+        """See `Reconciler`. The device itself is not ours to take down; only the claim and the link are."""
+        await asyncio.to_thread(self._let_go, key)
+
+    async def grow(self, key: DiskKey) -> None:
+        """See `Reconciler`. Never planned: the device's owner grows it."""
+        raise AssertionError(f"{key} is not a plain file")
+
+    def _take(self, spec: DiskSpec, image: OpenSource) -> None:
+        rdev = image.source.identity.device
+        for other in self.survey():
+            if other.rdev == rdev and other.key != spec.key and not _may_share(spec, other):
+                raise _in_use(image.path, f"guest disk {other.key}")
+        if not spec.read_only and not spec.shareable:
+            _nobody_has_it(image.path)
+        claim = BlockClaim(
+            guest=spec.key.guest,
+            target=spec.key.target,
+            path=str(Path(image.path).resolve()),
+            rdev=rdev,
+            diskseq=_sysfs(rdev, "diskseq"),
+            read_only=spec.read_only,
+            shareable=spec.shareable,
+        )
+        path = self._claim_path(spec.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".new")
+        draft.write_text(claim.model_dump_json())
+        draft.replace(path)
+        self._paths.point(spec.key, claim.path)
+
+    def _let_go(self, key: DiskKey) -> None:
+        claim = _read(self._claim_path(key))
+        if claim is not None:
+            _nobody_has_it(claim.path, reason=Reason.DEVICE_IN_USE)
+        self._paths.remove(key)
+        self._claim_path(key).unlink(missing_ok=True)
+
+    def _claim_path(self, key: DiskKey) -> Path:
+        return self._claims / f"{disk_id(key)}.json"
+
+
+def _read(path: Path) -> BlockClaim | None:
+    try:
+        return BlockClaim.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _may_share(spec: DiskSpec, other: BlockClaim) -> bool:
+    return (spec.shareable and other.shareable) or (spec.read_only and other.read_only)
+
+
+def _nobody_has_it(path: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> None:
+    """An exclusive open fails while a mount, RAID, LVM or another exclusive opener has the device (open(2), O_EXCL)."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _in_use(path, f"something on this host: {describe_holders(path)}", reason=reason) from error
+
+
+def _in_use(path: str, who: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> DiskError:
+    return DiskError(reason, f"device {path} is in use by {who}; two users would corrupt it. Let the holder go first")
+
+
+def _sysfs(rdev: int, name: str) -> int | None:
+    folder = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
+    for path in (folder / name, folder.parent / name):
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,59 @@
+"""Nobody gets an image that somebody else has: the check that every backend makes before it attaches.
+
+Three nets, from exact to wide: QEMU's image locks, which loop devices and taps of ours hold too; loop devices that
+somebody else made, which hold no lock; processes that have the file open for writing without asking anybody.
+"""
+
+from reconcilers.actual import FileId, SourceKind
+from reconcilers.errors import DiskError
+from reconcilers.holders import holders_of_file
+from reconcilers.image_lock import lock_image, sole_opener
+from reconcilers.loop.control import LoopDevice, LoopFlags
+from reconcilers.loop.devices import devices_over
+from reconcilers.reason import Reason
+from reconcilers.source import OpenSource
+from reconcilers.spec import DiskSpec
+
+
+def claim(image: OpenSource, spec: DiskSpec) -> None:
+    """Lock the open image for `spec`, or say who has it.
+
+    The lock is on the image's open file: it lives as long as whoever that file is handed to.
+
+    Raises:
+        DiskError: SourceInUse, naming the holder.
+    """
+    if not lock_image(image.fd, read_only=spec.read_only, shareable=spec.shareable):
+        raise _in_use(image, _who(image.source.identity))
+    if image.source.kind is SourceKind.FILE and not sole_opener(image.fd):
+        _refuse_unlocked_users(image, spec)
+
+
+def _refuse_unlocked_users(image: OpenSource, spec: DiskSpec) -> None:
+    identity = image.source.identity
+    for device in devices_over(identity):
+        harmless = spec.read_only and LoopFlags.READ_ONLY in device.flags
+        if not (harmless or (spec.shareable and device.tag)):
+            raise _in_use(image, _loop_words(device))
+    if not spec.shareable and (writers := holders_of_file(identity, writers_only=True)):
+        raise _in_use(image, ", ".join(map(str, writers)))
+
+
+def _who(identity: FileId) -> str:
+    words = [_loop_words(device) for device in devices_over(identity)]
+    words += [str(holder) for holder in holders_of_file(identity)]
+    return ", ".join(words) or "a lock whose holder is not visible from here"
+
+
+def _loop_words(device: LoopDevice) -> str:
+    if device.tag:
+        return f"guest disk {device.tag.label} ({device.path})"
+    return f"loop device {device.path}, which tapster did not make"
+
+
+def _in_use(image: OpenSource, who: str) -> DiskError:
+    return DiskError(
+        Reason.SOURCE_IN_USE,
+        f"source {image.path} is in use by {who}; attaching it twice would corrupt it. Let the holder go first, or "
+        "say <shareable/> or <readonly/> in every definition that uses it",
+    )

@@ -1,0 +1,89 @@
+"""Who has a file or device open, found in /proc, for messages that name the holder.
+
+A scan costs milliseconds and grows with the host, so it is made only when somebody must be named.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconcilers.actual import FileId
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process with its name (proc(5), comm)."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+def holders_of_path(path: str) -> list[Holder]:
+    """Processes that have `path` open, and `mount` entries that use it, by name alone: nothing is opened or stat'ed."""
+    found = {pid for pid, fd in _open_files() if _target(pid, fd) == path}
+    return [Holder(pid, _name(pid)) for pid in sorted(found - {os.getpid()})]
+
+
+def holders_of_file(identity: FileId, *, writers_only: bool = False) -> list[Holder]:
+    """Processes that have the file open under any name, without a look at the file where the inode differs."""
+    found = {pid for pid, fd in _open_files() if _is_open_on(pid, fd, identity, writers_only=writers_only)}
+    return [Holder(pid, _name(pid)) for pid in sorted(found - {os.getpid()})]
+
+
+def mounts_of(device_path: str) -> list[str]:
+    """Mount points whose source is the device."""
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as table:
+        rows = [(line.split(" "), line.partition(" - ")[2].split(" ")) for line in table]
+    return [left[4] for left, right in rows if len(right) > 1 and right[1] == device_path]
+
+
+def describe_holders(device_path: str) -> str:
+    """A phrase that names who uses a block device, for a message."""
+    name = Path(device_path).name
+    stacked = [entry.name for entry in Path("/sys/block", name, "holders").glob("*")]
+    parts = [
+        *(f"mounted on {point}" for point in mounts_of(device_path)),
+        *(f"held by device {holder}" for holder in stacked),
+        *(f"open in {holder}" for holder in holders_of_path(device_path)),
+    ]
+    return ", ".join(parts) or "open in the kernel or in another process namespace"
+
+
+def _open_files() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                yield from ((int(entry.name), fd) for fd in os.listdir(entry / "fd"))  # noqa: PTH208 - hot
+            except OSError:  # the process has ended
+                continue
+
+
+def _target(pid: int, fd: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{fd}")  # noqa: PTH115 - hot
+    except OSError:
+        return None
+
+
+def _is_open_on(pid: int, fd: str, identity: FileId, *, writers_only: bool) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text(encoding="ascii", errors="replace")
+        facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        if int(facts.get("ino", "-1")) != identity.inode:
+            return False
+        if writers_only and int(facts["flags"], 8) & os.O_ACCMODE == os.O_RDONLY:
+            return False
+        return os.stat(f"/proc/{pid}/fd/{fd}").st_dev == identity.device  # noqa: PTH116 - hot
+    except OSError:  # closed meanwhile
+        return False
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "a process that has just ended"

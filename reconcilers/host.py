@@ -1,0 +1,221 @@
+"""This host's disks: observe one, carry out one step, and find everything that is ours.
+
+The only place that knows all three backends. Nothing here decides; `plan` does.
+"""
+
+import asyncio
+import fcntl
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconcilers.actual import Actual, Fault, Source
+from reconcilers.backend import Reconciler
+from reconcilers.blktap import storage_daemon
+from reconcilers.blktap.reconciler import BlktapReconciler
+from reconcilers.block import BlockReconciler
+from reconcilers.errors import DiskError
+from reconcilers.loop.devices import LoopDevices
+from reconcilers.loop.reconciler import LoopReconciler
+from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step
+from reconcilers.reason import Reason
+from reconcilers.source import look_at
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
+from reconcilers.stable_path import StablePaths
+from reconcilers.tag import disk_id
+
+
+@dataclass(frozen=True, slots=True)
+class HostAbilities:
+    """What this host can do, probed once.
+
+    Attributes:
+        missing: Why a backend is not available, for those that are not.
+        formats: What can be opened.
+        servers: Name and version of what serves disks.
+        kernel: The kernel's release.
+    """
+
+    missing: Mapping[Backend, str]
+    formats: frozenset[Format]
+    servers: Mapping[str, str]
+    kernel: str
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends that work here."""
+        return tuple(backend for backend in Backend if backend not in self.missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Something with our mark whose disk can't be named any more, since only its shortened label is left."""
+
+    label: str
+    device_path: str
+
+
+async def probe() -> HostAbilities:
+    """Find out what this host can do. Opens the kernel's control nodes and asks the server for its version."""
+    missing: dict[Backend, str] = {}
+    server = await storage_daemon.version()
+    if problem := _unopenable("/dev/loop-control"):
+        missing[Backend.LOOP] = missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe loop`"
+    if problem := _unopenable("/dev/fuse"):
+        missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe fuse`"
+    if server is None:
+        missing[Backend.BLKTAP] = f"{storage_daemon.PROGRAM} is not installed; `apt-get install qemu-system-common`"
+    tap_formats = frozenset[Format]() if Backend.BLKTAP in missing else storage_daemon.formats()
+    return HostAbilities(
+        missing=missing,
+        formats=tap_formats | {Format.RAW},
+        servers={"storage-daemon": server} if server else {},
+        kernel=platform.release(),
+    )
+
+
+def _unopenable(path: str) -> str | None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return None
+
+
+class Host:
+    """The disks of one instance on this host."""
+
+    def __init__(
+        self,
+        runtime: Path,
+        instance: str,
+        abilities: HostAbilities,
+        *,
+        server_patience: float,
+        on_change: Callable[[DiskKey], None],
+    ) -> None:
+        """Nothing is touched yet.
+
+        Args:
+            runtime: Folder of stable paths, taps and claims; it is lost at a reboot, as the devices are.
+            instance: From `tag.instance_id`.
+            abilities: From `probe`.
+            server_patience: Seconds that a tap's server may take to start or end.
+            on_change: Called in the event loop when something happened to a disk behind our back.
+        """
+        self._runtime = runtime
+        self._abilities = abilities
+        self.paths = StablePaths(runtime / "disks")
+        self._devices = LoopDevices(instance)
+        self._loop = LoopReconciler(self._devices, self.paths)
+        self._block = BlockReconciler(runtime / "claims", self.paths)
+        self._blktap = BlktapReconciler(
+            runtime / "taps",
+            self._devices,
+            self.paths,
+            server_version=abilities.servers.get("storage-daemon", storage_daemon.PROGRAM),
+            patience=server_patience,
+            on_server_exit=on_change,
+        )
+        self._by_backend: dict[Backend, Reconciler] = {
+            reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)
+        }
+
+    def own_runtime(self) -> int:
+        """Keep other agents off this runtime folder; closing the returned descriptor lets them in again.
+
+        Raises:
+            DiskError: SourceInUse if another agent has it.
+        """
+        self._runtime.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._runtime / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            message = f"another agent runs on {self._runtime}; stop it, or give this one another paths.runtime"
+            raise DiskError(Reason.SOURCE_IN_USE, message) from error
+        return fd
+
+    async def survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
+        """Find everything that is ours on this host, whatever made it and when.
+
+        Args:
+            known: Disks that documents name; a device's tag can only be recognised, not read back.
+
+        Returns:
+            The disks that have something here, and devices whose disk can't be told.
+        """
+        found, orphans = await asyncio.to_thread(self._survey, known)
+        for key in found:
+            self._blktap.watch_adopted(key)
+        return found, orphans
+
+    def _survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
+        devices = self._devices.survey()
+        recorded = {*self._blktap.survey(), *(claim.key for claim in self._block.survey()), *self.paths.all()}
+        names = {disk_id(key): key for key in known | recorded}
+        tagged = {names[device.tag.disk] for device in devices if device.tag and device.tag.disk in names}
+        orphans = [
+            Orphan(device.tag.label, device.path) for device in devices if device.tag and device.tag.disk not in names
+        ]
+        return recorded | tagged, orphans
+
+    async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
+        """What disk `key` really is, and what `source_path` refers to now."""
+        return await asyncio.to_thread(self._observe, key, source_path)
+
+    def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
+        attached = self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
+        if attached is None and self.paths.read(key) is not None:
+            self.paths.remove(key)  # it names a device that is not this disk's, maybe another guest's by now
+        return Actual(_look(source_path) if source_path else None, attached)
+
+    async def apply(self, step: Step, key: DiskKey) -> str | None:
+        """Carry out a step.
+
+        Returns:
+            A warning for people, or None.
+
+        Raises:
+            DiskError: What was there before is there still.
+        """
+        match step:
+            case Nothing() | Keep() | Refuse():
+                return None
+            case Attach(spec):
+                return await self._backend(spec).attach(spec)
+            case Adopt(spec, attached):
+                await self._by_backend[attached.backend].adopt(spec)
+            case Grow(attached):
+                await self._by_backend[attached.backend].grow(key)
+            case Replace(spec, attached):
+                return await self._backend(spec).attach(spec, replacing=self._by_backend[attached.backend])
+            case Detach(attached):
+                await self._by_backend[attached.backend].detach(key)
+        return None
+
+    def close(self) -> None:
+        """Stop watching. Every disk stays up."""
+        self._blktap.close()
+
+    def _backend(self, spec: DiskSpec) -> Reconciler:
+        if spec.backend is None or spec.format is None:
+            raise AssertionError(f"{spec.key} has no backend")
+        if why := self._abilities.missing.get(spec.backend):
+            raise DiskError(
+                Reason.BACKEND_UNAVAILABLE, f"{spec.key} wants {spec.backend}, and this host lacks it: {why}"
+            )
+        if spec.format not in self._abilities.formats | {Format.RAW}:
+            message = f"{spec.key} is {spec.format}, which no server here opens; convert it with qemu-img"
+            raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
+        return self._by_backend[spec.backend]
+
+
+def _look(path: str) -> Source | Fault:
+    try:
+        return look_at(path)
+    except DiskError as error:
+        return Fault(error.reason, error.message)

@@ -1,0 +1,181 @@
+"""The decision: from what should be and what is, to one step. Pure, so that a table of cases can prove it.
+
+`tapster plan` and the controller ask the same function.
+"""
+
+from dataclasses import dataclass, replace
+
+from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
+from reconcilers.reason import Reason
+from reconcilers.spec import Backend, Device, DiskSpec, Format, StartupPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """It is as it should be; the reason says in what way."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What is there stays as it is, although something is wrong: touching it could do harm."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nothing is there and nothing will be until the inputs change."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Bring the disk up. `spec` carries the effective backend and format."""
+
+    spec: DiskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """All is there but the stable path (or a tap's device): finish what was begun."""
+
+    spec: DiskSpec
+    attached: Attached
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """The image has grown: let the device follow, online."""
+
+    attached: Attached
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Take down what is there, if nobody uses it, and bring up what should be."""
+
+    spec: DiskSpec
+    attached: Attached
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Take down what is there, if nobody uses it."""
+
+    attached: Attached
+
+
+Step = Nothing | Keep | Refuse | Attach | Adopt | Grow | Replace | Detach
+
+
+def plan(desired: DiskSpec | None, actual: Actual) -> Step:
+    """Decide one disk's next step.
+
+    Args:
+        desired: What should be; None if the disk should not be there.
+        actual: What is, observed a moment ago.
+    """
+    if desired is None or desired.source is None:
+        return _plan_without_source(desired, actual)
+    match actual.source:
+        case Source() as source:
+            return _plan_with_source(effective(desired, source), source, actual.attached)
+        case Fault(reason, message):
+            return _plan_with_fault(desired, reason, message, actual.attached)
+        case None:
+            return Keep(Reason.INTERNAL_ERROR, f"the source of {desired.key} was not looked at")
+
+
+def effective(desired: DiskSpec, source: Source) -> DiskSpec:
+    """The spec with the backend that its source can really have: `type` may lie, stat(2) does not.
+
+    A regular file under `type='block'` or `phy` goes through loop, a device node under `type='file'` is passed
+    through; blktap serves both. The status shows what was requested beside it.
+    """
+    match desired.backend, source.kind:
+        case Backend.BLOCK, SourceKind.FILE:
+            return replace(desired, backend=Backend.LOOP)
+        case Backend.LOOP, SourceKind.BLOCK if not (desired.slice_offset or desired.slice_size):
+            return replace(desired, backend=Backend.BLOCK)
+        case _:
+            return desired
+
+
+def _plan_without_source(desired: DiskSpec | None, actual: Actual) -> Step:
+    if actual.attached is not None:
+        return Detach(actual.attached)
+    return Nothing(Reason.TAKEN_DOWN if desired is None else Reason.NO_MEDIUM)
+
+
+def _plan_with_fault(desired: DiskSpec, reason: Reason, message: str, attached: Attached | None) -> Step:
+    if attached is not None:
+        return Keep(reason, f"{message}; the disk that is up goes on with the file it has open")
+    if reason is Reason.IMAGE_MISSING and desired.startup_policy is StartupPolicy.OPTIONAL:
+        return Nothing(Reason.OPTIONAL_MISSING)
+    return Refuse(reason, message)
+
+
+def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | None) -> Step:
+    if desired.device is Device.LUN and source.kind is SourceKind.FILE:
+        message = f"{desired.source} is a file, and device='lun' needs a block device; use device='disk'"
+        return Refuse(Reason.NOT_A_LUN, message) if attached is None else Keep(Reason.NOT_A_LUN, message)
+    if attached is None:
+        return Attach(desired)
+    if why := _difference(desired, source, attached):
+        return Replace(desired, attached, why)
+    if not attached.linked:
+        return Adopt(desired, attached)
+    return _plan_size(desired, source, attached)
+
+
+def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
+    """Why what is there can't stay, in words; None if it can."""
+    if not attached.server_alive:
+        return "its server is gone"
+    pairs = (
+        ("backend", desired.backend, attached.backend),
+        ("format", desired.format, attached.format),
+        ("image", source.identity, attached.identity),
+        ("read-only", desired.read_only, attached.read_only),
+        ("slice", (desired.slice_offset, desired.slice_size), (attached.slice_offset, attached.slice_size)),
+        ("block size", desired.logical_block_size or attached.logical_block_size, attached.logical_block_size),
+    )
+    for name, wanted, present in pairs[: 3 if desired.backend is Backend.BLOCK else None]:
+        if wanted != present:
+            return f"its {name} is {_words(present)} and should be {_words(wanted)}"
+    # Direct I/O that was asked for and not granted is not a difference: asking again would change nothing.
+    if attached.direct_io and not desired.direct_io:
+        return "it bypasses the page cache and should not"
+    return None
+
+
+def _words(value: object) -> str:
+    match value:
+        case True:
+            return "on"
+        case False:
+            return "off"
+    return str(value)
+
+
+def _plan_size(desired: DiskSpec, source: Source, attached: Attached) -> Step:
+    # Only a raw image's file has the disk's size; the others keep it in their headers.
+    if desired.backend is not Backend.LOOP or desired.format is not Format.RAW or desired.slice_size is not None:
+        return Nothing(Reason.AS_DESIRED)
+    size = (source.size_bytes - desired.slice_offset) // 512 * 512
+    if size > attached.size_bytes:
+        return Grow(attached, size)
+    if size < attached.size_bytes:
+        message = (
+            f"the image {desired.source} shrank to {size} bytes under a device of {attached.size_bytes}; reads beyond "
+            "its end fail. Grow it back with truncate -s, or take the disk down and up to accept the size"
+        )
+        return Keep(Reason.IMAGE_SHRUNK, message)
+    return Nothing(Reason.AS_DESIRED)

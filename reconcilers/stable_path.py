@@ -1,0 +1,47 @@
+"""The paths that hypervisors are given: `<runtime>/disks/<guest>/<target>`, symbolic links to device nodes."""
+
+import os
+from pathlib import Path
+
+from reconcilers.spec import DiskKey
+
+
+class StablePaths:
+    """All stable paths below one folder. A link appears and changes in one step (rename(2))."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, key: DiskKey) -> Path:
+        """Where a disk's link is or would be."""
+        return self._folder / key.guest / key.target
+
+    def read(self, key: DiskKey) -> str | None:
+        """The device that the link names; None where there is no link."""
+        try:
+            return os.readlink(self.path(key))  # noqa: PTH115 - the text, not a Path
+        except FileNotFoundError:
+            return None
+
+    def point(self, key: DiskKey, device_path: str) -> None:
+        """Make the link name `device_path`."""
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.new")  # no target begins with a dot
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(device_path)
+        draft.replace(path)
+
+    def remove(self, key: DiskKey) -> None:
+        """Take the link away, and the guest's folder with the last one. Idempotent."""
+        path = self.path(key)
+        path.unlink(missing_ok=True)
+        try:
+            path.parent.rmdir()
+        except OSError:  # other disks are in it, or it is gone
+            return
+
+    def all(self) -> dict[DiskKey, str]:
+        """Every disk that has a link, with the device that it names."""
+        links = (path for path in self._folder.glob("*/*") if path.is_symlink() and path.name[0] != ".")
+        return {DiskKey(path.parent.name, path.name): os.readlink(path) for path in links}  # noqa: PTH115
