@@ -1,0 +1,328 @@
+"""What was read of one disk, in XML or in a Xen string, and the definition that it makes."""
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from agent.definition.driver import (
+    DRIVER_NAMES,
+    FORMAT_NAMES,
+    UNSERVED_FORMATS,
+    WORDS,
+    Conflict,
+    UnknownWord,
+    Wish,
+    decide,
+    wish,
+)
+from agent.definition.model import DiskDefinition, Finding
+from agent.definition.number import OutOfRange, number
+from reconcilers.reason import Reason
+from reconcilers.spec import TARGET_NAME, Backend, Device, DiskKey, DiskSpec, Format, StartupPolicy
+
+_OTHER_TYPES = frozenset({"network", "volume", "dir", "nvme", "vhostuser", "vdpa"})
+_DIRECT_CACHES = frozenset({"none", "directsync"})
+_PARTLY_HONOURED_CACHES = frozenset({"writethrough", "directsync", "unsafe"})
+_CACHES = _DIRECT_CACHES | _PARTLY_HONOURED_CACHES | {"default", "writeback"}
+_DEVICES = frozenset(Device)
+_POLICIES = frozenset(StartupPolicy)
+_SECTORS = (512, 1024, 2048, 4096)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PREFIX = re.compile(r"([a-z][a-z0-9]*):")
+_LONGEST_PATH = 4095
+_LONGEST_SHOWN = 80
+
+
+class Claim(NamedTuple):
+    """A piece of text and where it stands."""
+
+    text: str
+    path: str
+    line: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class DiskText:
+    """What was read of one disk, before anything is decided. What is absent, or empty, is None.
+
+    Attributes:
+        place: The disk's element or string.
+        drivers: Every place that names a driver or a format; `reason` is given for one that can't be read.
+        bare_is_device: A path under /dev, or one that is not absolute, is a block device, as in xl.
+    """
+
+    place: Claim
+    type: Claim | None = None
+    device: Claim | None = None
+    target: Claim | None = None
+    source: Claim | None = None
+    drivers: list[tuple[Claim, Reason]] = field(default_factory=list)
+    cache: Claim | None = None
+    startup_policy: Claim | None = None
+    logical_block_size: Claim | None = None
+    slice_offset: Claim | None = None
+    slice_size: Claim | None = None
+    read_only: bool = False
+    shareable: bool = False
+    bare_is_device: bool = False
+    honoured: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    unhonoured: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def refuse(self, reason: Reason, at: Claim | None, message: str) -> None:
+        """Note one thing that keeps the disk from being served."""
+        where = at or self.place
+        self.findings.append(Finding(reason, message, where.path, where.line))
+
+
+class _Source(NamedTuple):
+    """A source without its Xen prefixes, which are a wish of their own."""
+
+    path: str | None = None
+    wish: Wish | None = None
+    served: bool = True
+
+
+def define(text: DiskText, *, guest: str) -> DiskDefinition:
+    """Decide what one disk's text means. Everything that is wrong with it is found, not only the first thing.
+
+    Args:
+        text: What was read; its lists of names and findings are completed.
+        guest: The guest's name, for the spec's key.
+    """
+    target = _target(text)
+    device = _device(text)
+    source = _source(text)
+    wishes = _wishes(text, source)
+    backend, image = _backend(text, source, wishes)
+    if source.served and source.path is None and device in {Device.DISK, Device.LUN}:
+        text.refuse(Reason.MISSING_SOURCE, None, f"disk '{target}' has no source; name its image or block device")
+    if device is Device.LUN and backend in {Backend.LOOP, Backend.BLKTAP}:
+        text.refuse(
+            Reason.NOT_A_LUN,
+            text.device,
+            f"device='lun' passes SCSI commands to a block device, and the definition asks for {backend}; "
+            "use device='disk', or type='block' with a raw driver",
+        )
+    read_only = text.read_only or device is Device.CDROM
+    details = _details(text)
+    spec = None
+    if target is not None and not text.findings:
+        spec = DiskSpec(
+            key=DiskKey(guest, target),
+            device=device,
+            source=source.path,
+            backend=backend,
+            format=image,
+            read_only=read_only,
+            shareable=text.shareable,
+            direct_io=details.direct_io,
+            logical_block_size=details.logical_block_size,
+            slice_offset=details.slice_offset,
+            slice_size=details.slice_size,
+            startup_policy=details.startup_policy,
+            unhonoured=tuple(text.unhonoured),
+        )
+    return DiskDefinition(
+        target=target,
+        device=device,
+        type=text.type.text if text.type else "block" if text.bare_is_device and backend is Backend.BLOCK else "file",
+        source=source.path,
+        backend=backend,
+        format=image,
+        read_only=read_only,
+        shareable=text.shareable,
+        honoured=tuple(text.honoured),
+        passed=tuple(text.passed),
+        unhonoured=tuple(text.unhonoured),
+        unknown=tuple(text.unknown),
+        refused=tuple(text.findings),
+        spec=spec,
+        line=text.place.line,
+    )
+
+
+def _target(text: DiskText) -> str | None:
+    """The target without Xen's decorations: `ioemu:hda` is hda, and `hdc:cdrom` a cdrom."""
+    claim = text.target
+    if claim is None:
+        text.refuse(Reason.MISSING_TARGET, None, "the disk has no target; name one, for example vda")
+        return None
+    target, _, suffix = claim.text.removeprefix("ioemu:").partition(":")
+    if suffix and text.device is None:
+        text.device = claim._replace(text=suffix)
+    if not TARGET_NAME.fullmatch(target):
+        text.refuse(
+            Reason.INVALID_TARGET,
+            claim,
+            f"target {_shown(target)} can't be a file name; use up to 32 ASCII letters, digits and _.- "
+            "beginning with a letter or digit, for example vda",
+        )
+    return target
+
+
+def _device(text: DiskText) -> Device:
+    claim = text.device
+    if claim is None:
+        return Device.DISK
+    if claim.text not in _DEVICES:
+        text.refuse(Reason.INVALID_VALUE, claim, f"device {_shown(claim.text)} is not one of {', '.join(Device)}")
+        return Device.DISK
+    return Device(claim.text)
+
+
+def _source(text: DiskText) -> _Source:
+    """Where the bytes are. A disk whose source is of another type is refused once, not for each of its parts."""
+    kind = text.type.text if text.type else "file"
+    if kind in _OTHER_TYPES:
+        text.refuse(
+            Reason.UNSUPPORTED_SOURCE,
+            text.type,
+            f"a disk of type '{kind}' is not served; give the guest an image (type='file') or a block device "
+            "(type='block'), or leave this disk to the hypervisor",
+        )
+        return _Source(served=False)
+    if text.source is None:
+        return _Source()
+    words, rest = [], text.source.text
+    while (prefix := _PREFIX.match(rest)) and prefix[1] in WORDS:
+        words.append(prefix[1])
+        rest = rest[prefix.end() :]
+    if prefix and not words:
+        text.refuse(
+            Reason.UNSUPPORTED_SOURCE,
+            text.source,
+            f"source {_shown(text.source.text)} is not a path on this host; name an image or a block device, or "
+            "leave this disk to the hypervisor",
+        )
+        return _Source(path=text.source.text, served=False)
+    said = wish(":".join(words)) if words else None
+    return _Source(path=_path(text, rest, said), wish=said)
+
+
+def _path(text: DiskText, rest: str, said: Wish | None) -> str | None:
+    """The source's path, absolute. Xen names devices relative to /dev, and so does libvirt for `type='block'`."""
+    if not rest:
+        return None
+    is_device = said.backend is Backend.BLOCK if said else text.bare_is_device
+    if is_device or (text.type and text.type.text == "block"):
+        rest = rest if rest.startswith("/") else f"/dev/{rest}"
+    fault = _fault(rest)
+    if fault:
+        text.refuse(Reason.INVALID_SOURCE, text.source, f"source {_shown(rest)} {fault}; name it by its absolute path")
+    return rest
+
+
+def _fault(path: str) -> str | None:
+    """Why a path is not one that the agent will open."""
+    if not path.startswith("/"):
+        return "is not an absolute path"
+    if ".." in path.split("/"):
+        return "has '..' in it"
+    if _CONTROL.search(path):
+        return "has control characters in it"
+    if len(path.encode()) > _LONGEST_PATH:
+        return f"is longer than {_LONGEST_PATH} bytes"
+    return None
+
+
+def _wishes(text: DiskText, source: _Source) -> list[Wish]:
+    """Every driver spelling of the disk, in the order of its places."""
+    drivers = list(text.drivers)
+    if text.type and text.type.text not in _OTHER_TYPES | {"file", "block"}:
+        drivers.insert(0, (text.type, Reason.INVALID_VALUE))
+    wishes = [source.wish] if source.wish else []
+    for claim, reason in drivers if source.served else ():
+        try:
+            wishes.append(wish(claim.text))
+        except UnknownWord as unknown:
+            _refuse_word(text, claim, reason, unknown.args[0])
+    return wishes
+
+
+def _refuse_word(text: DiskText, claim: Claim, reason: Reason, word: str) -> None:
+    if word in UNSERVED_FORMATS and reason is Reason.UNKNOWN_FORMAT:
+        message = f"no server opens format '{word}', and formats are never probed; convert the image (qemu-img convert)"
+        text.refuse(Reason.FORMAT_UNSUPPORTED, claim, f"{message}; use one of {FORMAT_NAMES}")
+        return
+    known = {
+        Reason.UNKNOWN_FORMAT: f"format {_shown(word)} is not known; use one of {FORMAT_NAMES}",
+        Reason.UNKNOWN_DRIVER: f"driver {_shown(word)} is not known; use one of {DRIVER_NAMES}",
+    }
+    other = f"type {_shown(claim.text)} is not known; use file or block"
+    text.refuse(reason, claim, known.get(reason, other))
+
+
+def _backend(text: DiskText, source: _Source, wishes: list[Wish]) -> tuple[Backend | None, Format | None]:
+    if not source.served or source.path is None:
+        return None, None
+    on_block_device = text.type is not None and text.type.text == "block"
+    if text.bare_is_device and source.path.startswith("/dev/"):
+        on_block_device = True
+    try:
+        return decide(wishes, on_block_device=on_block_device)
+    except Conflict as conflict:
+        at = text.drivers[0][0] if text.drivers else text.source
+        text.refuse(Reason.CONFLICTING_DRIVER, at, f"the disk's driver is not clear: {conflict}")
+        return None, None
+
+
+class _Details(NamedTuple):
+    direct_io: bool
+    logical_block_size: int | None
+    slice_offset: int
+    slice_size: int | None
+    startup_policy: StartupPolicy
+
+
+def _details(text: DiskText) -> _Details:
+    """The settings that change how the source is attached, each checked against its range."""
+    cache, policy = text.cache, text.startup_policy
+    if cache and cache.text not in _CACHES:
+        text.refuse(
+            Reason.INVALID_VALUE, cache, f"cache {_shown(cache.text)} is not one of {', '.join(sorted(_CACHES))}"
+        )
+    if cache and cache.text in _PARTLY_HONOURED_CACHES and "driver/@cache" in text.honoured:
+        text.honoured.remove("driver/@cache")
+        text.unhonoured.append("driver/@cache")
+    if policy and policy.text not in _POLICIES:
+        allowed = ", ".join(StartupPolicy)
+        text.refuse(Reason.INVALID_VALUE, policy, f"startupPolicy {_shown(policy.text)} is not one of {allowed}")
+        policy = None
+    sector = _number(text, text.logical_block_size, "logical_block_size")
+    if sector and sector not in _SECTORS:
+        allowed = ", ".join(map(str, _SECTORS))
+        text.refuse(
+            Reason.INVALID_VALUE, text.logical_block_size, f"logical_block_size {sector} is not one of {allowed}"
+        )
+    size = _number(text, text.slice_size, "the slice's size")
+    if size == 0:
+        text.refuse(Reason.INVALID_VALUE, text.slice_size, "a slice of 0 bytes is no disk; give its size in bytes")
+    return _Details(
+        direct_io=cache is not None and cache.text in _DIRECT_CACHES,
+        logical_block_size=sector or None,
+        slice_offset=_number(text, text.slice_offset, "the slice's offset") or 0,
+        slice_size=size,
+        startup_policy=StartupPolicy(policy.text) if policy else StartupPolicy.MANDATORY,
+    )
+
+
+def _number(text: DiskText, claim: Claim | None, what: str) -> int | None:
+    if claim is None:
+        return None
+    try:
+        return number(claim.text)
+    except OutOfRange:
+        text.refuse(
+            Reason.INVALID_VALUE,
+            claim,
+            f"{what} {_shown(claim.text)} is not a whole number of bytes below 2^63; 4096, 0x1000 and 010000 are",
+        )
+        return None
+
+
+def _shown(text: str) -> str:
+    """Foreign text in a message: quoted, control characters escaped, and no longer than a line."""
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")

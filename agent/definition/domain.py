@@ -1,0 +1,201 @@
+"""libvirt domain XML into guest definitions (https://libvirt.org/formatdomain.html)."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lxml import etree
+
+from agent.definition.classification import STRUCTURE, TABLE, Handling, Row
+from agent.definition.disk import Claim, DiskText, define
+from agent.definition.document import line_of
+from agent.definition.model import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits
+from reconcilers.reason import Reason
+from reconcilers.spec import GUEST_NAME
+
+_OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
+_SNAPSHOTS = frozenset({"domainsnapshot", "domaincheckpoint", "domainbackup"})
+"""Roots that hold a domain as it was, not as it should be."""
+
+
+def domains_in(root: "etree._Element") -> list["etree._Element"]:
+    """The `<domain>` elements of a file: the root itself, or its children (`<domains>`, libvirt's `<domstatus>`)."""
+    if root.tag == "domain":
+        return [root]
+    return [] if root.tag in _SNAPSHOTS else root.findall("domain")
+
+
+def guest_from(domain: "etree._Element", *, name: str | None, limits: Limits) -> GuestDefinition:
+    """Read one `<domain>`.
+
+    Args:
+        domain: The element; nothing but `./name` and `./devices/disk` is looked at.
+        name: What the guest is called elsewhere; may stand in for a missing `<name>`.
+        limits: `max_disks` is checked here.
+
+    Raises:
+        DocumentRejected: NotADomain, InvalidName, NameMismatch, TooManyDisks: all that apply.
+    """
+    if domain.tag != "domain":
+        message = f"the root element is <{domain.tag}>, not <domain>; send what `virsh dumpxml GUEST` prints"
+        raise DocumentRejected(Finding(Reason.NOT_A_DOMAIN, message, f"/{domain.tag}", line_of(domain)))
+    said = domain.find("name")
+    place = Claim((said.text or "").strip() if said is not None else "", "/domain/name", line_of(domain))
+    if said is not None:
+        place = place._replace(line=line_of(said))
+    elements = domain.findall("devices/disk")
+    findings = [*name_findings(place, name), *count_findings(len(elements), limits, "/domain/devices")]
+    guest = place.text or name or ""
+    if findings:
+        raise DocumentRejected(*findings, guest=guest if GUEST_NAME.fullmatch(guest) else None)
+    disks = [define(_disk_text(element, position), guest=guest) for position, element in enumerate(elements, 1)]
+    return GuestDefinition(name=guest, disks=without_duplicates(disks))
+
+
+def name_findings(said: Claim, expected: str | None) -> Iterable[Finding]:
+    """What is wrong with a guest's name. An absent one is fine when another place gives it."""
+    name = said.text or expected or ""
+    if not name:
+        message = "the definition has no name; give the guest one"
+        yield Finding(Reason.INVALID_NAME, message, said.path, said.line)
+    elif not GUEST_NAME.fullmatch(name):
+        message = f"the name {name[:140]!r} can't be a folder and a topic level; {Reason.INVALID_NAME.remedy}"
+        yield Finding(Reason.INVALID_NAME, message, said.path, said.line)
+    elif expected is not None and name != expected:
+        message = (
+            f"the document is for guest {expected!r} and its name is {name!r}; publish it on the topic of {name!r}, "
+            "or mend the name"
+        )
+        yield Finding(Reason.NAME_MISMATCH, message, said.path, said.line)
+
+
+def count_findings(disks: int, limits: Limits, path: str) -> Iterable[Finding]:
+    """Whether a guest has more disks than the limit."""
+    if disks > limits.max_disks:
+        message = f"the definition has {disks} disks and the limit is {limits.max_disks}; split the guest"
+        yield Finding(Reason.TOO_MANY_DISKS, message, path, None)
+
+
+def without_duplicates(disks: Iterable[DiskDefinition]) -> tuple[DiskDefinition, ...]:
+    """Refuse every disk whose target another disk has too.
+
+    All of them and not only the later ones: nothing tells which one the operator means, and the wrong choice would
+    put another image under a running guest. What is attached stays as it is until the definition is clear.
+    """
+    disks = tuple(disks)
+    counts = Counter(disk.target for disk in disks)
+    if len(counts) == len(disks):
+        return disks
+    return tuple(
+        disk if disk.target is None or counts[disk.target] == 1 else _refused_as_duplicate(disk, disks)
+        for disk in disks
+    )
+
+
+def _refused_as_duplicate(disk: DiskDefinition, disks: tuple[DiskDefinition, ...]) -> DiskDefinition:
+    positions = [str(position) for position, other in enumerate(disks, 1) if other.target == disk.target]
+    own = next(position for position, other in enumerate(disks, 1) if other is disk)
+    message = f"disks {' and '.join(positions)} have the same target '{disk.target}'; give each its own"
+    finding = Finding(Reason.DUPLICATE_TARGET, message, f"disk[{own}]/target", disk.line)
+    return replace(disk, refused=(*disk.refused, finding), spec=None)
+
+
+def _disk_text(disk: "etree._Element", position: int) -> DiskText:
+    """Everything that one `<disk>` element says. The first `<source>`, `<driver>` and `<target>` count."""
+    base = f"/domain/devices/disk[{position}]"
+    text = DiskText(place=Claim("", base, line_of(disk)))
+    _classify(text, disk, base)
+    text.type = _attribute(disk, "type", base)
+    text.device = _attribute(disk, "device", base)
+    text.read_only = disk.find("readonly") is not None
+    text.shareable = disk.find("shareable") is not None
+    _read_drivers(text, disk, base)
+    target = disk.find("target")
+    if target is not None:
+        text.target = _attribute(target, "dev", f"{base}/target")
+    blockio = disk.find("blockio")
+    if blockio is not None:
+        text.logical_block_size = _attribute(blockio, "logical_block_size", f"{base}/blockio")
+    source = disk.find("source")
+    if source is not None:
+        _read_source(text, source, f"{base}/source")
+    return text
+
+
+def _read_drivers(text: DiskText, disk: "etree._Element", base: str) -> None:
+    places = [(_attribute(disk, "driver", base), Reason.UNKNOWN_DRIVER)]
+    driver = disk.find("driver")
+    if driver is not None:
+        path = f"{base}/driver"
+        places.append((_attribute(driver, "name", path), Reason.UNKNOWN_DRIVER))
+        places.append((_attribute(driver, "type", path), Reason.UNKNOWN_FORMAT))
+        places.append((_attribute(driver, "backend", path), Reason.UNKNOWN_FORMAT))
+        text.cache = _attribute(driver, "cache", path)
+    text.drivers = [(claim, reason) for claim, reason in places if claim]
+
+
+def _read_source(text: DiskText, source: "etree._Element", path: str) -> None:
+    """`type` lies in the field, so a source in the other type's attribute counts when its own is absent."""
+    own, other = ("dev", "file") if text.type and text.type.text == "block" else ("file", "dev")
+    text.source = _attribute(source, own, path) or _attribute(source, other, path)
+    text.startup_policy = _attribute(source, "startupPolicy", path)
+    slices = source.findall("slices/slice")
+    for one in slices:
+        if one.get("type") != "storage" or len(slices) > 1:
+            at = Claim("", f"{path}/slices", line_of(one))
+            text.refuse(Reason.UNSUPPORTED_FEATURE, at, "only one slice, of type 'storage', is served")
+            return
+        text.slice_offset = _attribute(one, "offset", f"{path}/slices/slice")
+        text.slice_size = _attribute(one, "size", f"{path}/slices/slice")
+
+
+def _attribute(element: "etree._Element", name: str, path: str) -> Claim | None:
+    """An attribute with its place; an empty one counts as absent, as in libvirt."""
+    value = element.get(name)
+    return Claim(value, f"{path}/@{name}", line_of(element)) if value else None
+
+
+def _classify(text: DiskText, element: "etree._Element", path: str, prefix: str = "") -> None:
+    """Put every attribute and child into the list that the table says, those of structural children as well."""
+    for name in map(str, element.attrib):
+        _file(text, f"{prefix}@{name}", Claim("", f"{path}/@{name}", line_of(element)))
+    seen: set[str] = set()
+    for child in element:
+        name = f"{prefix}{child.tag}"
+        place = Claim("", f"{path}/{child.tag}", line_of(child))
+        if name in STRUCTURE and name not in seen:
+            _classify(text, child, place.path, f"{name}/")
+        elif name in STRUCTURE:
+            text.unknown.append(f"{name} (another one; the first counts)")
+        elif _is_harmless(child, name):
+            text.passed.append(name)
+        else:
+            _file(text, name, place)
+        seen.add(name)
+
+
+def _file(text: DiskText, name: str, place: Claim) -> None:
+    row: Row | None = TABLE.get(name)
+    if row is None:
+        text.unknown.append(name)
+    elif row.handling is Handling.REFUSED:
+        message = f"'{name}' is not served: {row.remark}; remove it, or leave this disk to the hypervisor"
+        text.refuse(Reason.UNSUPPORTED_FEATURE, place, message)
+    else:
+        names = {
+            Handling.HONOURED: text.honoured,
+            Handling.PASSED: text.passed,
+            Handling.UNHONOURED: text.unhonoured,
+        }
+        names[row.handling].append(name)
+
+
+def _is_harmless(child: "etree._Element", name: str) -> bool:
+    """Whether an element of a refused kind says no more than its absence would."""
+    match name:
+        case "backingStore":
+            return len(child) == 0 and not child.get("type")
+        case "backenddomain":
+            return child.get("name", "dom0") in _OWN_DOMAINS
+        case _:
+            return False

@@ -1,0 +1,159 @@
+"""Xen's disk strings: xl's (xl-disk-configuration(5)) and those that xm and xend had before it.
+
+[<key>=<value>|<flag>,]* [<target>[,<format>[,<vdev>[,<access>]]]] [target=<everything after it>]
+[<prefix>:]*[<target>],<vdev>[:cdrom|:disk][,<access>[,<backend domain>]]
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from agent.definition.disk import Claim, DiskText
+from reconcilers.reason import Reason
+
+_KEY = re.compile(r"[a-z][a-z0-9_-]*")
+_PREFIX = re.compile(r"[a-z][a-z0-9]*:")
+_POSITIONS = ("target", "format", "vdev", "access")
+_OLD_POSITIONS = ("target", "vdev", "access", "backend")
+_READ_ONLY = frozenset({"r", "ro", "r!"})
+_WRITABLE = frozenset({"w", "rw", "w!", "!"})
+_OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
+_FLAGS = frozenset({"cdrom", "direct-io-safe", "discard", "no-discard", "colo", "no-colo", "trusted", "untrusted"})
+
+
+def disk_from(string: str, *, path: str, line: int | None) -> DiskText:
+    """Read one Xen disk string. Names in its lists are xl's parameters.
+
+    Args:
+        string: One element of a configuration's `disk` list.
+        path: Where it stands, e.g. `disk[2]`.
+        line: Its line.
+    """
+    text = DiskText(place=Claim(string, path, line), bare_is_device=True)
+    given: dict[str, str] = {}
+    for name, value in _named(string):
+        take = _TAKERS.get(name)
+        if take is None:
+            text.unknown.append(name)
+        elif given.get(name):
+            text.refuse(Reason.INVALID_VALUE, None, f"'{name}' is given twice in {string!r}; keep one of them")
+        elif value:
+            take(text, name, Claim(value, f"{path}/{name}", line))
+        given[name] = value
+    return text
+
+
+def _named(string: str) -> Iterator[tuple[str, str]]:
+    """The parameters in order, positional ones under the name of the first position that is still free."""
+    positions, free = _POSITIONS, list(_POSITIONS)
+    for key, value in _parameters(string):
+        if key is not None:
+            yield key, value
+            if key in free:
+                free.remove(key)
+            continue
+        old_style = (free[:1] == ["target"] and _PREFIX.match(value)) or (free[:1] == ["format"] and ":" in value)
+        if old_style and positions is _POSITIONS:
+            positions = _OLD_POSITIONS
+            free = [name for name in positions if name in free or name == "backend"]
+        name = free.pop(0) if free else value
+        yield name, value
+
+
+def _parameters(string: str) -> Iterator[tuple[str | None, str]]:
+    """Split at commas into (key or None, value). `target=` takes all that follows, commas included."""
+    rest = string
+    while rest := rest.lstrip():
+        if rest.startswith("target="):
+            yield "target", rest.removeprefix("target=")
+            return
+        piece, _, rest = rest.partition(",")
+        key, equals, value = piece.rstrip().partition("=")
+        if equals and _KEY.fullmatch(key):
+            yield key, value
+        elif not equals and key in _FLAGS:
+            yield key, key
+        else:
+            yield None, piece.rstrip()
+
+
+def _take_target(text: DiskText, name: str, claim: Claim) -> None:
+    text.source = claim
+    text.honoured.append(name)
+
+
+def _take_vdev(text: DiskText, name: str, claim: Claim) -> None:
+    text.target = claim
+    text.honoured.append(name)
+
+
+def _take_format(text: DiskText, name: str, claim: Claim) -> None:
+    text.honoured.append(name)
+    if claim.text != "empty":
+        text.drivers.append((claim, Reason.UNKNOWN_FORMAT))
+
+
+def _take_backend_type(text: DiskText, name: str, claim: Claim) -> None:
+    text.honoured.append(name)
+    text.drivers.append((claim, Reason.UNKNOWN_DRIVER))
+
+
+def _take_access(text: DiskText, name: str, claim: Claim) -> None:
+    if claim.text not in _READ_ONLY | _WRITABLE:
+        text.refuse(Reason.INVALID_VALUE, claim, f"access {claim.text[:40]!r} is not known; use ro or rw")
+        return
+    text.honoured.append(name)
+    text.read_only = claim.text in _READ_ONLY
+    text.shareable = claim.text.endswith("!")
+
+
+def _take_device(text: DiskText, name: str, claim: Claim) -> None:
+    text.device = claim
+    text.honoured.append(name)
+
+
+def _take_domain(text: DiskText, name: str, claim: Claim) -> None:
+    if claim.text in _OWN_DOMAINS:
+        text.passed.append(name)
+        return
+    message = f"domain {claim.text[:40]!r} has the disk, and only this one's are served; remove '{name}'"
+    text.refuse(Reason.UNSUPPORTED_FEATURE, claim, message)
+
+
+def _take_unsafe(text: DiskText, name: str, claim: Claim) -> None:
+    message = f"'{name}' is not served, and to ignore it would be unsafe; remove it, or leave this disk to Xen"
+    text.refuse(Reason.UNSUPPORTED_FEATURE, claim, message)
+
+
+def _note_passed(text: DiskText, name: str, _claim: Claim) -> None:
+    text.passed.append(name)
+
+
+def _note_unhonoured(text: DiskText, name: str, _claim: Claim) -> None:
+    text.unhonoured.append(name)
+
+
+_TAKERS: dict[str, Callable[[DiskText, str, Claim], None]] = {
+    "target": _take_target,
+    "format": _take_format,
+    "vdev": _take_vdev,
+    "access": _take_access,
+    "devtype": _take_device,
+    "cdrom": _take_device,
+    "backendtype": _take_backend_type,
+    "backend": _take_domain,
+    "script": _take_unsafe,
+    "colo": _take_unsafe,
+    "colo-host": _take_unsafe,
+    "colo-port": _take_unsafe,
+    "colo-export": _take_unsafe,
+    "active-disk": _take_unsafe,
+    "hidden-disk": _take_unsafe,
+    "direct-io-safe": _note_unhonoured,
+    "discard": _note_unhonoured,
+    "no-discard": _note_unhonoured,
+    "no-colo": _note_passed,
+    "trusted": _note_passed,
+    "untrusted": _note_passed,
+    "specification": _note_passed,
+    "grant_usage": _note_passed,
+}
