@@ -92,7 +92,9 @@ class Actual:
     Attributes:
         source: What the desired source is; None when there is no desired source.
         attached: What is there; None when nothing is.
+        stray_link: The device that the stable path names although nothing of the disk's is attached.
     """
 
     source: Source | Fault | None
     attached: Attached | None
+    stray_link: str | None = None

@@ -19,7 +19,7 @@ from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
-from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step
+from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Unlink
 from reconcilers.reason import Reason
 from reconcilers.source import look_at
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
@@ -169,9 +169,8 @@ class Host:
 
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
         attached = self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
-        if attached is None and self.paths.read(key) is not None:
-            self.paths.remove(key)  # it names a device that is not this disk's, maybe another guest's by now
-        return Actual(_look(source_path) if source_path else None, attached)
+        stray_link = self.paths.read(key) if attached is None else None
+        return Actual(_look(source_path) if source_path else None, attached, stray_link)
 
     async def apply(self, step: Step, key: DiskKey) -> str | None:
         """Carry out a step.
@@ -185,6 +184,8 @@ class Host:
         match step:
             case Nothing() | Keep() | Refuse():
                 return None
+            case Unlink():
+                await asyncio.to_thread(self.paths.remove, key)
             case Attach(spec):
                 return await self._backend(spec).attach(spec)
             case Adopt(spec, attached):

@@ -34,6 +34,13 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlink:
+    """The stable path names a device that is not this disk's, maybe another guest's by now: take it away first."""
+
+    device_path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attach:
     """Bring the disk up. `spec` carries the effective backend and format."""
 
@@ -72,7 +79,7 @@ class Detach:
     attached: Attached
 
 
-Step = Nothing | Keep | Refuse | Attach | Adopt | Grow | Replace | Detach
+Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Replace | Detach
 
 
 def plan(desired: DiskSpec | None, actual: Actual) -> Step:
@@ -82,6 +89,8 @@ def plan(desired: DiskSpec | None, actual: Actual) -> Step:
         desired: What should be; None if the disk should not be there.
         actual: What is, observed a moment ago.
     """
+    if actual.stray_link:
+        return Unlink(actual.stray_link)
     if desired is None or desired.source is None:
         return _plan_without_source(desired, actual)
     match actual.source:

@@ -3,12 +3,13 @@
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class ExitWatch:
     """Calls `ended` once when the process ends, until closed (pidfd_open(2): no race with a reused id).
 
-    A process that is gone already counts as ended at once.
+    A child of ours is reaped. A process that is gone already counts as ended at once.
     """
 
     def __init__(self, pid: int, ended: Callable[[], object]) -> None:
@@ -23,6 +24,9 @@ class ExitWatch:
             self._loop.add_reader(self._pidfd, self._fire)
 
     def _fire(self) -> None:
+        if self._pidfd is not None:
+            with suppress(ChildProcessError):  # adopted from an earlier agent: init reaps it
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         self.close()
         self._ended()
 

@@ -6,7 +6,6 @@ versions that Debian 12 and 13 ship (measured with 7.2.22 and 10.0.2).
 
 import asyncio
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,11 +82,11 @@ class BlktapReconciler:
                 await replacing.detach(spec.key)
             tap = await asyncio.to_thread(self._prepare, spec, checked.image)
             try:
-                process = await storage_daemon.spawn(tap, checked.image.fd, within=self._patience)
+                pid = await storage_daemon.spawn(tap, checked.image.fd, within=self._patience)
             except DiskError:
                 await asyncio.to_thread(tap.remove)
                 raise
-        self._watch(spec.key, process.pid, process)
+        self._watch(spec.key, pid)
         try:
             await asyncio.to_thread(self._bind, spec, tap)
         except DiskError:
@@ -105,7 +104,7 @@ class BlktapReconciler:
         """Be told when the server of a disk that an earlier agent brought up ends."""
         tap = TapFolder.of(self._taps, key)
         if key not in self._watches and tap.alive():
-            self._watch(key, tap.process_id(), None)
+            self._watch(key, tap.process_id())
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
@@ -163,11 +162,9 @@ class BlktapReconciler:
         self._devices.detach(key)
         self._paths.remove(key)
 
-    def _watch(self, key: DiskKey, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+    def _watch(self, key: DiskKey, pid: int) -> None:
         def ended() -> None:
             self._watches.pop(key, None)
-            if child:
-                child.poll()  # reap
             self._on_server_exit(key)
 
         self._watches[key] = ExitWatch(pid, ended)

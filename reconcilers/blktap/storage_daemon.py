@@ -58,7 +58,7 @@ def formats() -> frozenset[Format]:
     return frozenset(_DRIVERS)
 
 
-async def spawn(tap: TapFolder, image_fd: int, *, within: float) -> subprocess.Popen[bytes]:
+async def spawn(tap: TapFolder, image_fd: int, *, within: float) -> int:
     """Start the server of `tap` over the locked image at `image_fd`, and wait until its export is there.
 
     Args:
@@ -67,7 +67,7 @@ async def spawn(tap: TapFolder, image_fd: int, *, within: float) -> subprocess.P
         within: Seconds until the attempt counts as failed; the server is then ended.
 
     Returns:
-        The server's process; whoever gets it must reap it when it ends.
+        The server's process id. It is our child: an `ExitWatch` reaps it.
 
     Raises:
         DiskError: ServerFailed with the server's last log lines, or TimedOut. Nothing runs then.
@@ -95,9 +95,8 @@ async def spawn(tap: TapFolder, image_fd: int, *, within: float) -> subprocess.P
     except BaseException:
         process.kill()  # nothing is attached to it yet, so nothing can be lost
         await process_end(process.pid)
-        process.wait()
         raise
-    return process
+    return process.pid
 
 
 async def ready(tap: TapFolder, *, within: float) -> None:
