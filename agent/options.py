@@ -54,11 +54,16 @@ class Option:
         return _allowed(self.field.annotation, self.field.metadata)
 
 
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of the section that a field stands for; None when it is an option."""
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
 def options(model: type[BaseModel], under: tuple[str, ...] = ()) -> Iterator[Option]:
     """Every option of a model and of the sections in it, in the order of the model."""
     for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if section := section_of(field):
             yield from options(section, (*under, name))
         else:
             yield Option((*under, name), field)
@@ -84,10 +89,10 @@ def unknown_variables(model: type[BaseModel], environment: Iterable[str]) -> Ite
 
 def _strangers(model: type[BaseModel], table: Mapping[str, Any], under: str = "") -> Iterator[str]:
     for key, value in table.items():
-        section = model.model_fields[key].annotation if key in model.model_fields else None
-        if section is None:
+        field = model.model_fields.get(key)
+        if field is None:
             yield under + key
-        elif isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel):
+        elif (section := section_of(field)) and isinstance(value, dict):
             yield from _strangers(section, value, f"{under}{key}.")
 
 
@@ -116,7 +121,7 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "a list, each " + _allowed(arguments[0])
     if origin is dict:
         return f"a table: names {_allowed(arguments[0])}, values {_allowed(arguments[1])}"
-    plain = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    plain = {int: "a whole number", float: "a number", bool: "true or false", Path: "an absolute path"}
     return plain.get(annotation, "a text") + "".join(_bounds(metadata))
 
 

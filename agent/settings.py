@@ -59,6 +59,12 @@ def _from_pairs(value: object) -> object:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("it would depend on the folder that the agent is started from")
+    return path
+
+
 def _no_builtin(groups: tuple[str, ...]) -> tuple[str, ...]:
     if "all" in groups:
         raise ValueError("every host is in the group 'all' already; leave it out")
@@ -68,6 +74,7 @@ def _no_builtin(groups: tuple[str, ...]) -> tuple[str, ...]:
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelText = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,63}$")]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Count = Annotated[int, BeforeValidator(_no_truth)]
 Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
 WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
@@ -85,17 +92,17 @@ class Section(BaseModel):
 class TlsSettings(Section):
     """Certificates towards the broker."""
 
-    ca_file: Path | None = Field(
+    ca_file: AbsolutePath | None = Field(
         None,
         description="Certificates (PEM) that may sign the broker's. Setting it turns on TLS, 1.2 or newer.",
         examples=["/etc/tapster/ca.pem"],
     )
-    cert_file: Path | None = Field(
+    cert_file: AbsolutePath | None = Field(
         None,
         description="This host's certificate (PEM); its CN is the host's name. Needs key_file and ca_file.",
         examples=["/etc/tapster/host.pem"],
     )
-    key_file: Path | None = Field(
+    key_file: AbsolutePath | None = Field(
         None,
         description="The key (PEM) of cert_file, readable by root only.",
         examples=["/etc/tapster/host.key"],
@@ -123,12 +130,11 @@ class BrokerSettings(Section):
     username: str | None = Field(
         None, min_length=1, description="User at the broker. Not set: the host's name.", examples=["db1"]
     )
-    password_file: Path | None = Field(
+    password_file: AbsolutePath | None = Field(
         None,
         description="File with the password and nothing else. Not set: no user and no password are sent.",
         examples=["/etc/tapster/password"],
     )
-    tls: TlsSettings = Field(TlsSettings(), description="Certificates towards the broker.")
     keepalive: WholeSeconds = Field(
         30,
         ge=5,
@@ -157,6 +163,7 @@ class BrokerSettings(Section):
         description="Longest wait between attempts to connect, at least reconnect_min.",
     )
     connect_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long one attempt to connect may take.")
+    tls: TlsSettings = Field(TlsSettings(), description="Certificates towards the broker.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -168,25 +175,27 @@ class BrokerSettings(Section):
 class PathSettings(Section):
     """Where the agent keeps things."""
 
-    runtime: Path = Field(
+    runtime: AbsolutePath = Field(
         Path("/run/tapster"), description="Stable disk paths, sockets and tap folders; gone after a reboot."
     )
-    state: Path = Field(Path("/var/lib/tapster"), description="The store of accepted documents; must survive reboots.")
+    state: AbsolutePath = Field(
+        Path("/var/lib/tapster"), description="The store of accepted documents; must survive reboots."
+    )
 
 
 class LimitSettings(Section):
     """What one document, and all of them together, may cost."""
 
-    document_bytes: Bytes = Field(262144, ge=1024, le=16_777_216, description="Size of one desired document.")
-    disks_per_guest: Count = Field(256, ge=1, le=4096, description="Disks in one definition.")
-    xml_depth: Count = Field(64, ge=8, le=255, description="Nesting of elements in one definition.")
-    guests: Count = Field(10000, ge=1, le=1_000_000, description="Guests on this host.")
+    document_bytes: Bytes = Field(262144, ge=1024, le=16_777_216, description="Largest desired document.")
+    disks_per_guest: Count = Field(256, ge=1, le=4096, description="Most disks in one definition.")
+    xml_depth: Count = Field(64, ge=8, le=255, description="Deepest nesting of elements in one definition.")
+    guests: Count = Field(10000, ge=1, le=1_000_000, description="Most guests on this host.")
 
 
 class ControllerSettings(Section):
     """How the work on disks is paced."""
 
-    workers: Count = Field(8, ge=1, le=256, description="Disks that are worked on at the same time.")
+    workers: Count = Field(8, ge=1, le=256, description="Most disks that are worked on at the same time.")
     retry_min: Seconds = Field(
         0.5, ge=0.05, le=3600, description="Longest wait before a failed disk's first retry; it then doubles."
     )
@@ -235,7 +244,7 @@ class BlktapSettings(Section):
             Format.QED,
             Format.VMDK,
         ),
-        description="Image formats that may be served; a disk of another one is refused.",
+        description="Image formats that may be served; a disk of another format is refused.",
     )
 
 
@@ -275,7 +284,9 @@ class Settings(BaseSettings):
     )
     broker: BrokerSettings = Field(BrokerSettings(), description="The MQTT broker and the session with it.")
     paths: PathSettings = Field(PathSettings(), description="Where the agent keeps things.")
-    limits: LimitSettings = Field(LimitSettings(), description="What documents may cost.")
+    limits: LimitSettings = Field(
+        LimitSettings(), description="What documents may cost; one beyond a limit is rejected."
+    )
     controller: ControllerSettings = Field(ControllerSettings(), description="How the work on disks is paced.")
     policy: PolicySettings = Field(PolicySettings(), description="What to do where there is a choice.")
     blktap: BlktapSettings = Field(BlktapSettings(), description="User-space block servers, one process a disk.")
