@@ -25,6 +25,7 @@ class Reason(StrEnum):
         return member
 
     # A document as a whole: it is rejected, and the last good one stays in force.
+    UNREADABLE = "Unreadable", "The file with the document can't be read.", "Check its name and permissions."
     DOCUMENT_TOO_LARGE = (
         "DocumentTooLarge",
         "The document is larger than the limit.",
@@ -51,7 +52,7 @@ class Reason(StrEnum):
     INVALID_NAME = (
         "InvalidName",
         "The guest's name is missing or can't be a folder and a topic level.",
-        "Use up to 128 ASCII letters, digits and _.,=@:~()- and blanks, beginning with a letter, digit or _.",
+        "Use up to 128 ASCII letters, digits and _.,=@:~()&- and blanks, beginning with a letter, digit or _.",
     )
     NAME_MISMATCH = (
         "NameMismatch",

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-GUEST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9 _.,=@:~()-]{0,126}[A-Za-z0-9_.=@:~()-])?")
+GUEST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9 _.,=@:~()&-]{0,126}[A-Za-z0-9_.=@:~()&-])?")
 """A guest's name is one MQTT topic level and one folder name, so: ASCII, no slash, no MQTT wildcard."""
 
 TARGET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
