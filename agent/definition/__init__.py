@@ -4,6 +4,9 @@ Nothing here touches the host. `parse_domain` reads what comes over the bus; `pa
 a file, which may also be a guest configuration file for xm or xl.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 from agent.definition.configuration import guest_from_configuration
 from agent.definition.document import parse_xml, text_of
 from agent.definition.domain import domains_in, guest_from
@@ -16,6 +19,7 @@ __all__ = [
     "GuestDefinition",
     "Limits",
     "parse_domain",
+    "parse_each",
     "parse_file",
 ]
 
@@ -46,11 +50,35 @@ def parse_file(document: bytes, *, name: str | None = None, limits: Limits = _LI
         limits: What a document may hold.
 
     Raises:
-        DocumentRejected: As in `parse_domain`; with several guests, for everything that is wrong with any of them.
+        DocumentRejected: As in `parse_domain`, with everything that is wrong with any guest of the file.
     """
-    text = text_of(document, limits)
+    outcomes = list(parse_each(document, name=name, limits=limits))
+    rejected = [outcome for outcome in outcomes if isinstance(outcome, DocumentRejected)]
+    if rejected:
+        raise DocumentRejected(*(finding for one in rejected for finding in one.findings), guest=rejected[0].guest)
+    return [outcome for outcome in outcomes if isinstance(outcome, GuestDefinition)]
+
+
+def parse_each(
+    document: bytes, *, name: str | None = None, limits: Limits = _LIMITS
+) -> Iterator[GuestDefinition | DocumentRejected]:
+    """Read a file as `parse_file` does, so that one bad guest hides no other: each is there or is its rejection."""
+    try:
+        guests = _guests(text_of(document, limits), name, limits)
+    except DocumentRejected as rejected:
+        yield rejected
+        return
+    for read in guests:
+        try:
+            yield read()
+        except DocumentRejected as rejected:
+            yield rejected
+
+
+def _guests(text: bytes, name: str | None, limits: Limits) -> list[Callable[[], GuestDefinition]]:
+    """A way to read each guest of a file."""
     if not text.lstrip().startswith(b"<"):
-        return [guest_from_configuration(text.decode(), name=name, limits=limits)]
+        return [partial(guest_from_configuration, text.decode(), name=name, limits=limits)]
     root = parse_xml(text, limits, several=True)
     domains = domains_in(root) or [root]
-    return [guest_from(domain, name=name, limits=limits) for domain in domains]
+    return [partial(guest_from, domain, name=name, limits=limits) for domain in domains]

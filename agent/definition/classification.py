@@ -83,7 +83,7 @@ _ROWS = (
     _refused("source/reservations", "persistent reservations protect the source from other hosts"),
     _refused("source/@fdgroup", "the image is a descriptor handed to libvirt, not a path"),
     _refused("backenddomain", "another domain than dom0 has the disk"),
-    _refused("script", "a hotplug script gives the source another meaning"),
+    _refused("script", "a hotplug script other than block gives the source another meaning"),
     *_passed("how libvirt manages the guest", "@snapshot", "@rawio", "@sgio", "alias", "privateData"),
     *_passed("what the guest sees", "@model", "address", "acpi", "boot", "geometry", "serial", "wwn"),
     *_passed("what the guest sees", "vendor", "product", "target/@bus", "target/@tray", "target/@removable"),
@@ -93,7 +93,9 @@ _ROWS = (
     *_passed("the hypervisor's device", "driver/@queues", "driver/@queue_size", "driver/@iommu", "driver/@ats"),
     *_passed("the hypervisor's device", "driver/@packed", "driver/@page_per_vq", "driver/iothreads"),
     *_passed("the hypervisor's device", "driver/statistics", "throttlefilters"),
-    *_passed("libvirt's bookkeeping", "source/@index", "source/privateData"),
+    *_passed(
+        "libvirt's bookkeeping", "source/@index", "source/privateData", "source/@tlsFromConfig", "diskSecretsPlacement"
+    ),
     *_passed("security labels are the hypervisor's", "source/seclabel"),
     *_passed("network sources only", "auth", "source/auth", "source/@protocol", "source/@name", "source/host"),
     *_passed("network sources only", "source/@query", "source/@tls", "source/@tlsHostname", "source/initiator"),

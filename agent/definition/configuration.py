@@ -15,6 +15,7 @@ from agent.definition.domain import count_findings, name_findings, without_dupli
 from agent.definition.model import DocumentRejected, Finding, GuestDefinition, Limits
 from agent.definition.xen import disk_from
 from reconcilers.reason import Reason
+from reconcilers.spec import GUEST_NAME
 
 _TOKEN = re.compile(
     r"""
@@ -84,7 +85,7 @@ def guest_from_configuration(document: str, *, name: str | None, limits: Limits)
     findings += [*name_findings(said, name), *count_findings(len(disks), limits, "disk")]
     guest = said.text or name or ""
     if findings:
-        raise DocumentRejected(*findings)
+        raise DocumentRejected(*findings, guest=guest if GUEST_NAME.fullmatch(guest) else None)
     return GuestDefinition(name=guest, disks=without_duplicates(define(disk, guest=guest) for disk in disks))
 
 

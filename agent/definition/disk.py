@@ -20,6 +20,12 @@ from agent.definition.number import OutOfRange, number
 from reconcilers.reason import Reason
 from reconcilers.spec import TARGET_NAME, Backend, Device, DiskKey, DiskSpec, Format, StartupPolicy
 
+OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
+"""What Xen calls the domain that the agent runs in."""
+
+PLAIN_SCRIPTS = frozenset({"block", "qubes-block"})
+"""Hotplug scripts that take the source for what it is; all others give it a meaning of their own."""
+
 _OTHER_TYPES = frozenset({"network", "volume", "dir", "nvme", "vhostuser", "vdpa"})
 _DIRECT_CACHES = frozenset({"none", "directsync"})
 _PARTLY_HONOURED_CACHES = frozenset({"writethrough", "directsync", "unsafe"})

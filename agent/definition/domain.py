@@ -7,13 +7,12 @@ from dataclasses import replace
 from lxml import etree
 
 from agent.definition.classification import STRUCTURE, TABLE, Handling, Row
-from agent.definition.disk import Claim, DiskText, define
+from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText, define
 from agent.definition.document import line_of
 from agent.definition.model import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits
 from reconcilers.reason import Reason
 from reconcilers.spec import GUEST_NAME
 
-_OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
 _SNAPSHOTS = frozenset({"domainsnapshot", "domaincheckpoint", "domainbackup"})
 """Roots that hold a domain as it was, not as it should be."""
 
@@ -196,6 +195,8 @@ def _is_harmless(child: "etree._Element", name: str) -> bool:
         case "backingStore":
             return len(child) == 0 and not child.get("type")
         case "backenddomain":
-            return child.get("name", "dom0") in _OWN_DOMAINS
+            return child.get("name", "dom0") in OWN_DOMAINS
+        case "script":
+            return child.get("path", "").rpartition("/")[2] in PLAIN_SCRIPTS
         case _:
             return False

@@ -7,7 +7,7 @@
 import re
 from collections.abc import Callable, Iterator
 
-from agent.definition.disk import Claim, DiskText
+from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText
 from reconcilers.reason import Reason
 
 _KEY = re.compile(r"[a-z][a-z0-9_-]*")
@@ -16,7 +16,6 @@ _POSITIONS = ("target", "format", "vdev", "access")
 _OLD_POSITIONS = ("target", "vdev", "access", "backend")
 _READ_ONLY = frozenset({"r", "ro", "r!"})
 _WRITABLE = frozenset({"w", "rw", "w!", "!"})
-_OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
 _FLAGS = frozenset({"cdrom", "direct-io-safe", "discard", "no-discard", "colo", "no-colo", "trusted", "untrusted"})
 
 
@@ -112,11 +111,18 @@ def _take_device(text: DiskText, name: str, claim: Claim) -> None:
 
 
 def _take_domain(text: DiskText, name: str, claim: Claim) -> None:
-    if claim.text in _OWN_DOMAINS:
+    if claim.text in OWN_DOMAINS:
         text.passed.append(name)
         return
     message = f"domain {claim.text[:40]!r} has the disk, and only this one's are served; remove '{name}'"
     text.refuse(Reason.UNSUPPORTED_FEATURE, claim, message)
+
+
+def _take_script(text: DiskText, name: str, claim: Claim) -> None:
+    if claim.text.rpartition("/")[2] in PLAIN_SCRIPTS:
+        text.passed.append(name)
+    else:
+        _take_unsafe(text, name, claim)
 
 
 def _take_unsafe(text: DiskText, name: str, claim: Claim) -> None:
@@ -141,7 +147,7 @@ _TAKERS: dict[str, Callable[[DiskText, str, Claim], None]] = {
     "cdrom": _take_device,
     "backendtype": _take_backend_type,
     "backend": _take_domain,
-    "script": _take_unsafe,
+    "script": _take_script,
     "colo": _take_unsafe,
     "colo-host": _take_unsafe,
     "colo-port": _take_unsafe,

@@ -1,0 +1,146 @@
+"""`tapster inspect`: what definitions mean, told from their text alone; no host is touched."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.definition import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits, parse_each
+from reconcilers.reason import Reason
+
+_STDIN = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class _Inspected:
+    """One definition of one file: its guest, or why there is none."""
+
+    file: Path
+    outcome: GuestDefinition | DocumentRejected
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Everything that is wrong, the document's faults or those of all its disks, with their lines."""
+        if isinstance(self.outcome, DocumentRejected):
+            return self.outcome.findings
+        return tuple(finding for disk in self.outcome.disks for finding in disk.refused)
+
+
+def run(files: list[Path], output: Literal["table", "json"]) -> int:
+    """Print what the definitions in the files mean.
+
+    Args:
+        files: libvirt XML or xm/xl guest configuration files; `-` is standard input.
+        output: JSON goes to standard output alone; with a table, the errors go to standard error.
+
+    Returns:
+        0, or 1 when a file, a definition or a disk was refused.
+    """
+    inspected = [found for file in files for found in _inspect(file)]
+    if output == "json":
+        sys.stdout.write(json.dumps([_as_json(found) for found in inspected], indent=2) + "\n")
+    else:
+        _print_tables(inspected)
+    return 1 if any(found.errors for found in inspected) else 0
+
+
+def _inspect(file: Path) -> Iterator[_Inspected]:
+    limits = Limits()
+    try:
+        document = _read(file, limits.max_bytes + 1)
+    except OSError as error:
+        message = f"the file can't be read: {error.strerror}; check its name and permissions"
+        yield _Inspected(file, DocumentRejected(Finding(Reason.UNREADABLE, message, "/", None)))
+        return
+    for outcome in parse_each(document, limits=limits):
+        yield _Inspected(file, outcome)
+
+
+def _read(file: Path, most: int) -> bytes:
+    if file == _STDIN:
+        return sys.stdin.buffer.read(most)
+    with file.open("rb") as stream:
+        return stream.read(most)
+
+
+def _as_json(found: _Inspected) -> dict[str, Any]:
+    """The contract of design §4. A disk's refusals stand with the disk, and once more in `errors` with lines."""
+    rejected = isinstance(found.outcome, DocumentRejected)
+    return {
+        "file": str(found.file),
+        "guest": found.outcome.guest if isinstance(found.outcome, DocumentRejected) else found.outcome.name,
+        "disks": [] if rejected else [_disk_as_json(disk) for disk in _disks(found)],
+        "errors": [{"line": finding.line, **_finding_as_json(finding)} for finding in found.errors],
+    }
+
+
+def _disks(found: _Inspected) -> tuple[DiskDefinition, ...]:
+    return () if isinstance(found.outcome, DocumentRejected) else found.outcome.disks
+
+
+def _disk_as_json(disk: DiskDefinition) -> dict[str, Any]:
+    return {
+        "target": disk.target,
+        "device": disk.device,
+        "type": disk.type,
+        "source": disk.source,
+        "backend": disk.backend,
+        "format": disk.format,
+        "read_only": disk.read_only,
+        "shareable": disk.shareable,
+        "honoured": disk.honoured,
+        "passed": disk.passed,
+        "unhonoured": disk.unhonoured,
+        "unknown": disk.unknown,
+        "refused": [_finding_as_json(finding) for finding in disk.refused],
+    }
+
+
+def _finding_as_json(finding: Finding) -> dict[str, str]:
+    return {"path": finding.path, "reason": finding.reason, "message": finding.message}
+
+
+def _print_tables(inspected: list[_Inspected]) -> None:
+    # rich takes longer to import than a definition to parse, and only this output needs it
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    for found in inspected:
+        if isinstance(found.outcome, GuestDefinition):
+            title = Text(_printable(f"{found.outcome.name} ({found.file})"), style="bold")
+            table = Table("target", "device", "backend", "format", "mode", "source", "remarks", title=title)
+            table.title_justify = "left"
+            for disk in found.outcome.disks:
+                table.add_row(*(Text(_printable(cell), overflow="fold") for cell in _cells(disk)))
+            out.print(table)
+        for finding in found.errors:
+            line = f":{finding.line}" if finding.line else ""
+            message = f"{found.file}{line}: {finding.reason}: {finding.message} [{finding.path}]"
+            err.print(Text(_printable(message)), soft_wrap=True)
+
+
+def _cells(disk: DiskDefinition) -> tuple[str, ...]:
+    mode = "ro" if disk.read_only else "rw"
+    remarks = [
+        *dict.fromkeys(f"refused: {finding.reason}" for finding in disk.refused),
+        *(f"not honoured: {name}" for name in disk.unhonoured),
+        *(f"unknown: {name}" for name in disk.unknown),
+    ]
+    return (
+        disk.target or "-",
+        disk.device,
+        disk.backend or "-",
+        disk.format or "-",
+        f"{mode}, shared" if disk.shareable else mode,
+        disk.source or "-",
+        "\n".join(remarks),
+    )
+
+
+def _printable(text: str) -> str:
+    """Foreign text without what a terminal would act upon."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
