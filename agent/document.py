@@ -160,12 +160,17 @@ def _contradictions(desired: _Desired, guest: str) -> Iterator[Finding]:
 
 def _parse_json(text: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        parsed: object = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        json.dumps(parsed, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         why = f"{error.msg} at column {error.colno}"
         raise _rejected(Reason.MALFORMED_JSON, why, line=error.lineno) from error
+    except UnicodeEncodeError as error:
+        why = "an escape such as \\ud800 is half a character; write the character itself, as UTF-8"
+        raise _rejected(Reason.NOT_UTF8, why) from error
     except (ValueError, RecursionError) as error:
         raise _rejected(Reason.MALFORMED_JSON, str(error)) from error
+    return parsed
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
