@@ -7,7 +7,7 @@ those to the guest's name and disks are read, and they must be literal. One that
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from agent.definition.disk import Claim, DiskText, define
@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     | (?P<newline>\n)
     | (?P<string>[rRuU]?(?:\"{3}(?:[^"\\]|\\.|"(?!""))*+(?:\"{3})?|'{3}(?:[^'\\]|\\.|'(?!''))*+(?:'{3})?
                  |"(?:[^"\\\n]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'?))
-    | (?P<word>[^\W\d]\w*(?:\.\w+)*)
+    | (?P<word>[^\W\d][\w.]*)
     | (?P<number>\d\w*)
     | (?P<sign>\+=|==|.)
     """,
@@ -67,9 +67,13 @@ def guest_from_configuration(document: str, *, name: str | None, limits: Limits)
         limits: `max_disks` is checked here.
 
     Raises:
-        DocumentRejected: NotADomain for a text without any assignment, InvalidName, NameMismatch, TooManyDisks, and
-            InvalidDocument for a name or disk list that is computed: all that apply.
+        DocumentRejected: DocumentTooLarge for too many words, NotADomain for a text without any assignment,
+            InvalidName, NameMismatch, TooManyDisks, and InvalidDocument for a name or disk list that is computed:
+            all that apply.
     """
+    if sum(1 for _ in islice(_TOKEN.finditer(document), limits.max_parts + 1)) > limits.max_parts:
+        message = f"the text has more than {limits.max_parts} words and signs; send the guest's own configuration"
+        raise DocumentRejected(Finding(Reason.DOCUMENT_TOO_LARGE, message, "/", None))
     assignments = list(_assignments(document))
     if not assignments:
         message = "the text is neither libvirt XML nor a guest configuration file; send what `virsh dumpxml` prints"
@@ -77,15 +81,17 @@ def guest_from_configuration(document: str, *, name: str | None, limits: Limits)
     findings: list[Finding] = []
     values = {key: _value(key, assignments, findings) for key in ("name", "disk", *_DRIVES)}
     said = next(iter(values["name"]), Claim("", "name", None))
+    drives = [(key, claim) for key in _DRIVES for claim in values[key] if claim.text]
+    findings += name_findings(said, name)
+    findings += count_findings(len(values["disk"]) + len(drives), limits, "disk")
+    guest = said.text or name or ""
+    if findings:
+        raise DocumentRejected(*findings, guest=guest if GUEST_NAME.fullmatch(guest) else None)
     disks = [
         disk_from(claim.text, path=f"disk[{position}]", line=claim.line)
         for position, claim in enumerate(values["disk"], 1)
     ]
-    disks += [_drive(key, claim) for key in _DRIVES for claim in values[key] if claim.text]
-    findings += [*name_findings(said, name), *count_findings(len(disks), limits, "disk")]
-    guest = said.text or name or ""
-    if findings:
-        raise DocumentRejected(*findings, guest=guest if GUEST_NAME.fullmatch(guest) else None)
+    disks += [_drive(key, claim) for key, claim in drives]
     return GuestDefinition(name=guest, disks=without_duplicates(define(disk, guest=guest) for disk in disks))
 
 

@@ -36,6 +36,7 @@ _SECTORS = (512, 1024, 2048, 4096)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PREFIX = re.compile(r"([a-z][a-z0-9]*):")
 _LONGEST_PATH = 4095
+_LONGEST_SOURCE = 8192
 _LONGEST_SHOWN = 80
 
 
@@ -193,6 +194,10 @@ def _source(text: DiskText) -> _Source:
     if text.source is None:
         return _Source()
     words, rest = [], text.source.text
+    if len(rest) > _LONGEST_SOURCE:
+        message = f"source {_shown(rest)} is longer than {_LONGEST_SOURCE} characters; name it by its path"
+        text.refuse(Reason.INVALID_SOURCE, text.source, message)
+        return _Source(served=False)
     while (prefix := _PREFIX.match(rest)) and prefix[1] in WORDS:
         words.append(prefix[1])
         rest = rest[prefix.end() :]

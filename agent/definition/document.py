@@ -23,6 +23,7 @@ _PARSER = etree.XMLParser(
     encoding="utf-8",
 )
 
+_COUNT = etree.XPath("count(//*)")
 _BOM = b"\xef\xbb\xbf"
 _DECLARATION = re.compile(rb"\s*<\?xml\s[^>]*?\?>")
 _ENCODING = re.compile(rb"""\sencoding\s*=\s*["']([^"']*)["']""")
@@ -56,12 +57,13 @@ def parse_xml(document: bytes, limits: Limits, *, several: bool = False) -> "etr
 
     Args:
         document: The text, its byte order mark taken off.
-        limits: `max_depth` is checked here.
+        limits: `max_depth` and `max_parts` are checked here.
         several: Accept one root element after the other, as `virt-install --print-xml` writes them; they come
             wrapped in a `<domains>` element.
 
     Raises:
-        DocumentRejected: NotUtf8 for another declared encoding, DoctypeForbidden, MalformedXml, TooDeep.
+        DocumentRejected: NotUtf8 for another declared encoding, DoctypeForbidden, MalformedXml, TooDeep, and
+            DocumentTooLarge for too many elements.
     """
     body = _without_declaration(document)
     if doctype := _DOCTYPE.match(body):
@@ -82,6 +84,11 @@ def parse_xml(document: bytes, limits: Limits, *, several: bool = False) -> "etr
         raise _rejected(
             Reason.TOO_DEEP,
             f"the document is nested deeper than {limits.max_depth} elements; send what `virsh dumpxml` prints",
+        )
+    if (elements := int(cast("float", _COUNT(root)))) > limits.max_parts:
+        raise _rejected(
+            Reason.DOCUMENT_TOO_LARGE,
+            f"the document has {elements} elements and the limit is {limits.max_parts}; send a smaller definition",
         )
     return root
 
@@ -112,7 +119,7 @@ def _without_declaration(document: bytes) -> bytes:
 def _malformed(error: etree.XMLSyntaxError) -> DocumentRejected:
     if "Excessive depth" in error.msg:  # libxml2's own limit, which has no code of its own
         return _rejected(Reason.TOO_DEEP, f"{error.msg}; send what `virsh dumpxml` prints", line=error.lineno)
-    message = f"the XML is not well-formed: {error.msg}; mend it there"
+    message = f"the XML is not well-formed: {' '.join(error.msg.split())}; mend it there"
     return _rejected(Reason.MALFORMED_XML, message, line=error.lineno)
 
 

@@ -78,11 +78,19 @@ class GuestDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a document may hold before it is rejected unread."""
+    """How much a document may hold before it is rejected as a whole.
+
+    Attributes:
+        max_bytes: Size of the text.
+        max_disks: Disks of one guest.
+        max_depth: Elements within elements.
+        max_parts: Elements of XML, or words of a guest configuration file.
+    """
 
     max_bytes: int = 256 * 1024
     max_disks: int = 256
     max_depth: int = 64
+    max_parts: int = 20_000
 
 
 class DocumentRejected(Exception):  # noqa: N818 - the name says what happened to the document

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText
 from reconcilers.reason import Reason
 
+_LONGEST = 8192
 _KEY = re.compile(r"[a-z][a-z0-9_-]*")
 _PREFIX = re.compile(r"[a-z][a-z0-9]*:")
 _POSITIONS = ("target", "format", "vdev", "access")
@@ -28,6 +29,9 @@ def disk_from(string: str, *, path: str, line: int | None) -> DiskText:
         line: Its line.
     """
     text = DiskText(place=Claim(string, path, line), bare_is_device=True)
+    if len(string) > _LONGEST:
+        text.refuse(Reason.INVALID_VALUE, None, f"the disk string is longer than {_LONGEST} characters; shorten it")
+        return text
     given: dict[str, str] = {}
     for name, value in _named(string):
         take = _TAKERS.get(name)
