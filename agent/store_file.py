@@ -4,6 +4,7 @@ The file is in WAL mode with an exclusive lock, taken before the first access. S
 and there is no shared-memory file, which a full disk would keep us from making: documents can still be read then.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -44,14 +45,19 @@ _MIGRATIONS = (
 )
 """Step n brings a file of version n to n + 1. Never edit one that was released: add the next."""
 
+DAMAGED = "nothing was changed; restore the file from a backup, or move it away and have every definition pushed again"
+"""What to do about a file that can't be trusted. It is never moved or mended behind the operator's back."""
+
 _REMEDIES = {
     sqlite3.SQLITE_FULL: "free space on its file system; what was stored before is kept",
     sqlite3.SQLITE_READONLY: "make the file and its folder writable for the agent; what was stored before is kept",
     sqlite3.SQLITE_CANTOPEN: "check that its folder exists and can be written by the agent",
     sqlite3.SQLITE_BUSY: "one agent at a time can have it; end the other one",
     sqlite3.SQLITE_IOERR: "check the file system and the disk beneath; what was stored before is kept",
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
 }
-DAMAGED = "nothing was changed; restore the file from a backup, or move it away and have every definition pushed again"
+_REPORT = "report this with the agent's log; what was stored before is kept"
 
 
 class StoreError(Exception):
@@ -66,13 +72,12 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         holder = _holder(path) if code == sqlite3.SQLITE_BUSY else ""
-        raise StoreError(f"{path}: {doing}: {error}{holder}; {_REMEDIES.get(code, DAMAGED)}") from error
+        raise StoreError(f"{path}: {doing}: {error}{holder}; {_REMEDIES.get(code, _REPORT)}") from error
     except OSError as error:
-        raise StoreError(
-            f"{path}: {doing}: {error.strerror}; check its folder's owner, mode and file system"
-        ) from error
+        why = f"{error.filename}: {error.strerror}"
+        raise StoreError(f"{path}: {doing}: {why}; check owner, mode and file system") from error
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -100,6 +105,8 @@ def _create(path: Path) -> bool:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, "read-only here, or not this user's", str(path)) from None
         return False
     return True
 
