@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import NamedTuple
 
+from agent.definition.classification import Handling
 from agent.definition.disk import Claim, DiskText, define
 from agent.definition.domain import count_findings, name_findings, without_duplicates
 from agent.definition.model import DocumentRejected, Finding, GuestDefinition, Limits
@@ -97,14 +98,15 @@ def guest_from_configuration(document: str, *, name: str | None, limits: Limits)
 
 def _drive(key: str, claim: Claim) -> DiskText:
     target, device = _DRIVES[key]
-    return DiskText(
+    disk = DiskText(
         place=claim,
         source=claim,
         target=claim._replace(text=target),
         device=claim._replace(text=device),
         bare_is_device=True,
-        honoured=[key],
     )
+    disk.names[Handling.HONOURED].append(key)
+    return disk
 
 
 def _value(key: str, assignments: list[_Assignment], findings: list[Finding]) -> list[Claim]:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from agent.definition.classification import Handling
 from agent.definition.driver import (
     DRIVER_NAMES,
     FORMAT_NAMES,
@@ -54,6 +55,7 @@ class DiskText:
 
     Attributes:
         place: The disk's element or string.
+        names: What was found, by what becomes of it; nothing is listed as refused, for that is in `findings`.
         drivers: Every place that names a driver or a format; `reason` is given for one that can't be read.
         bare_is_device: A path under /dev, or one that is not absolute, is a block device, as in xl.
     """
@@ -72,9 +74,7 @@ class DiskText:
     read_only: bool = False
     shareable: bool = False
     bare_is_device: bool = False
-    honoured: list[str] = field(default_factory=list)
-    passed: list[str] = field(default_factory=list)
-    unhonoured: list[str] = field(default_factory=list)
+    names: dict[Handling, list[str]] = field(default_factory=lambda: {handling: [] for handling in Handling})
     unknown: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -130,7 +130,7 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
             slice_offset=details.slice_offset,
             slice_size=details.slice_size,
             startup_policy=details.startup_policy,
-            unhonoured=tuple(text.unhonoured),
+            unhonoured=tuple(text.names[Handling.UNHONOURED]),
         )
     return DiskDefinition(
         target=target,
@@ -141,9 +141,9 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
         format=image,
         read_only=read_only,
         shareable=text.shareable,
-        honoured=tuple(text.honoured),
-        passed=tuple(text.passed),
-        unhonoured=tuple(text.unhonoured),
+        honoured=tuple(text.names[Handling.HONOURED]),
+        passed=tuple(text.names[Handling.PASSED]),
+        unhonoured=tuple(text.names[Handling.UNHONOURED]),
         unknown=tuple(text.unknown),
         refused=tuple(text.findings),
         spec=spec,
@@ -295,9 +295,9 @@ def _details(text: DiskText) -> _Details:
         text.refuse(
             Reason.INVALID_VALUE, cache, f"cache {_shown(cache.text)} is not one of {', '.join(sorted(_CACHES))}"
         )
-    if cache and cache.text in _PARTLY_HONOURED_CACHES and "driver/@cache" in text.honoured:
-        text.honoured.remove("driver/@cache")
-        text.unhonoured.append("driver/@cache")
+    if cache and cache.text in _PARTLY_HONOURED_CACHES:
+        text.names[Handling.HONOURED].remove("driver/@cache")
+        text.names[Handling.UNHONOURED].append("driver/@cache")
     if policy and policy.text not in _POLICIES:
         allowed = ", ".join(StartupPolicy)
         text.refuse(Reason.INVALID_VALUE, policy, f"startupPolicy {_shown(policy.text)} is not one of {allowed}")

@@ -1,12 +1,12 @@
 """libvirt domain XML into guest definitions (https://libvirt.org/formatdomain.html)."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from lxml import etree
 
-from agent.definition.classification import STRUCTURE, TABLE, Handling, Row
+from agent.definition.classification import STRUCTURE, TABLE, Handling
 from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText, define
 from agent.definition.document import line_of
 from agent.definition.model import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits
@@ -15,6 +15,13 @@ from reconcilers.spec import GUEST_NAME
 
 _SNAPSHOTS = frozenset({"domainsnapshot", "domaincheckpoint", "domainbackup"})
 """Roots that hold a domain as it was, not as it should be."""
+
+_HARMLESS: dict[str, Callable[["etree._Element"], bool]] = {
+    "backingStore": lambda child: len(child) == 0 and not child.get("type"),
+    "backenddomain": lambda child: child.get("name", "dom0") in OWN_DOMAINS,
+    "script": lambda child: child.get("path", "").rpartition("/")[2] in PLAIN_SCRIPTS,
+}
+"""When an element of a refused kind says no more than its absence would."""
 
 
 def domains_in(root: "etree._Element") -> list["etree._Element"]:
@@ -156,47 +163,28 @@ def _attribute(element: "etree._Element", name: str, path: str) -> Claim | None:
 
 def _classify(text: DiskText, element: "etree._Element", path: str, prefix: str = "") -> None:
     """Put every attribute and child into the list that the table says, those of structural children as well."""
-    for name in map(str, element.attrib):
-        _file(text, f"{prefix}@{name}", Claim("", f"{path}/@{name}", line_of(element)))
+    for attribute in element.attrib:
+        _sort(text, f"{prefix}@{attribute}", element, path, f"@{attribute}")
     seen: set[str] = set()
     for child in element:
-        name = f"{prefix}{child.tag}"
-        place = Claim("", f"{path}/{child.tag}", line_of(child))
+        name = f"{prefix}{child.tag!s}"
         if name in STRUCTURE and name not in seen:
-            _classify(text, child, place.path, f"{name}/")
+            seen.add(name)
+            _classify(text, child, f"{path}/{name}", f"{name}/")
         elif name in STRUCTURE:
             text.unknown.append(f"{name} (another one; the first counts)")
-        elif _is_harmless(child, name):
-            text.passed.append(name)
+        elif name in _HARMLESS and _HARMLESS[name](child):
+            text.names[Handling.PASSED].append(name)
         else:
-            _file(text, name, place)
-        seen.add(name)
+            _sort(text, name, child, path, str(child.tag))
 
 
-def _file(text: DiskText, name: str, place: Claim) -> None:
-    row: Row | None = TABLE.get(name)
+def _sort(text: DiskText, name: str, element: "etree._Element", path: str, step: str) -> None:
+    row = TABLE.get(name)
     if row is None:
         text.unknown.append(name)
     elif row.handling is Handling.REFUSED:
         message = f"'{name}' is not served: {row.remark}; remove it, or leave this disk to the hypervisor"
-        text.refuse(Reason.UNSUPPORTED_FEATURE, place, message)
+        text.refuse(Reason.UNSUPPORTED_FEATURE, Claim("", f"{path}/{step}", line_of(element)), message)
     else:
-        names = {
-            Handling.HONOURED: text.honoured,
-            Handling.PASSED: text.passed,
-            Handling.UNHONOURED: text.unhonoured,
-        }
-        names[row.handling].append(name)
-
-
-def _is_harmless(child: "etree._Element", name: str) -> bool:
-    """Whether an element of a refused kind says no more than its absence would."""
-    match name:
-        case "backingStore":
-            return len(child) == 0 and not child.get("type")
-        case "backenddomain":
-            return child.get("name", "dom0") in OWN_DOMAINS
-        case "script":
-            return child.get("path", "").rpartition("/")[2] in PLAIN_SCRIPTS
-        case _:
-            return False
+        text.names[row.handling].append(name)

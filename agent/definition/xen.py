@@ -7,6 +7,7 @@
 import re
 from collections.abc import Callable, Iterator
 
+from agent.definition.classification import Handling
 from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText
 from reconcilers.reason import Reason
 
@@ -81,22 +82,22 @@ def _parameters(string: str) -> Iterator[tuple[str | None, str]]:
 
 def _take_target(text: DiskText, name: str, claim: Claim) -> None:
     text.source = claim
-    text.honoured.append(name)
+    text.names[Handling.HONOURED].append(name)
 
 
 def _take_vdev(text: DiskText, name: str, claim: Claim) -> None:
     text.target = claim
-    text.honoured.append(name)
+    text.names[Handling.HONOURED].append(name)
 
 
 def _take_format(text: DiskText, name: str, claim: Claim) -> None:
-    text.honoured.append(name)
+    text.names[Handling.HONOURED].append(name)
     if claim.text != "empty":
         text.drivers.append((claim, Reason.UNKNOWN_FORMAT))
 
 
 def _take_backend_type(text: DiskText, name: str, claim: Claim) -> None:
-    text.honoured.append(name)
+    text.names[Handling.HONOURED].append(name)
     text.drivers.append((claim, Reason.UNKNOWN_DRIVER))
 
 
@@ -104,19 +105,19 @@ def _take_access(text: DiskText, name: str, claim: Claim) -> None:
     if claim.text not in _READ_ONLY | _WRITABLE:
         text.refuse(Reason.INVALID_VALUE, claim, f"access {claim.text[:40]!r} is not known; use ro or rw")
         return
-    text.honoured.append(name)
+    text.names[Handling.HONOURED].append(name)
     text.read_only = claim.text in _READ_ONLY
     text.shareable = claim.text.endswith("!")
 
 
 def _take_device(text: DiskText, name: str, claim: Claim) -> None:
     text.device = claim
-    text.honoured.append(name)
+    text.names[Handling.HONOURED].append(name)
 
 
 def _take_domain(text: DiskText, name: str, claim: Claim) -> None:
     if claim.text in OWN_DOMAINS:
-        text.passed.append(name)
+        text.names[Handling.PASSED].append(name)
         return
     message = f"domain {claim.text[:40]!r} has the disk, and only this one's are served; remove '{name}'"
     text.refuse(Reason.UNSUPPORTED_FEATURE, claim, message)
@@ -124,7 +125,7 @@ def _take_domain(text: DiskText, name: str, claim: Claim) -> None:
 
 def _take_script(text: DiskText, name: str, claim: Claim) -> None:
     if claim.text.rpartition("/")[2] in PLAIN_SCRIPTS:
-        text.passed.append(name)
+        text.names[Handling.PASSED].append(name)
     else:
         _take_unsafe(text, name, claim)
 
@@ -135,11 +136,11 @@ def _take_unsafe(text: DiskText, name: str, claim: Claim) -> None:
 
 
 def _note_passed(text: DiskText, name: str, _claim: Claim) -> None:
-    text.passed.append(name)
+    text.names[Handling.PASSED].append(name)
 
 
 def _note_unhonoured(text: DiskText, name: str, _claim: Claim) -> None:
-    text.unhonoured.append(name)
+    text.names[Handling.UNHONOURED].append(name)
 
 
 _TAKERS: dict[str, Callable[[DiskText, str, Claim], None]] = {
