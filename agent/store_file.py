@@ -132,7 +132,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def quick_check(connection: sqlite3.Connection) -> tuple[str, ...]:
     """What SQLite finds wrong with the file's structure; empty when it is sound."""
-    return tuple(text for (text,) in connection.execute("PRAGMA quick_check(10)") if text != "ok")
+    return tuple(" ".join(text.split()) for (text,) in connection.execute("PRAGMA quick_check(10)") if text != "ok")
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

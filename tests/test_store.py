@@ -121,6 +121,13 @@ def test_the_same_is_in_force_however_the_documents_are_batched(documents: list[
             assert set(one.accept(lower)) <= {STALE}
 
 
+def test_a_batch_that_fails_half_way_is_undone_and_the_store_goes_on(store: Store) -> None:
+    with pytest.raises(OverflowError):
+        store.accept([present(1), present(2**63, guest="vm2")])
+    assert in_force(store) == {}
+    assert store.accept([present(1)]) == [ACCEPTED]
+
+
 def test_redelivery_writes_nothing(store: Store) -> None:
     documents = [present(number % 3 or None, guest=f"vm{number}") for number in range(1000)]
     store.accept(documents)
@@ -333,6 +340,12 @@ def scribble(path: Path) -> None:
         file.write(os.urandom(4096))
 
 
+def scribble_over_a_body(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-4096, os.SEEK_END)
+        file.write(b"\xff" * 4096)
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 5000)
 
@@ -358,6 +371,7 @@ def make_newer(path: Path) -> None:
     ("damage", "message"),
     [
         (scribble, r"malformed|damaged"),
+        (scribble_over_a_body, r"the store is damaged: .*; nothing was changed; restore"),
         (cut, r"malformed|damaged"),
         (replace_by_text, r"file is not a database; nothing was changed; restore the file from a backup"),
         (replace_by_another_database, r"this is not a store of tapster; set paths.state to the right folder"),
@@ -369,6 +383,7 @@ def test_a_file_that_cannot_be_trusted_is_refused_and_left_as_it_is(
 ) -> None:
     with Store.open(path) as store:
         store.accept([present(1, f"<a>{number}</a>", guest=f"vm{number}") for number in range(100)])
+        store.accept([present(1, f"<a>{'x' * 50_000}</a>", guest="large")])
     damage(path)
     before = path.read_bytes()
     with pytest.raises(StoreError, match=rf"^{path}: .*({message})"):
