@@ -138,7 +138,7 @@ def _assignments(document: str) -> Iterator[_Assignment]:
             yield _Assignment(first.text, rest[0].text == "+=", value, first.line)
             continue
         in_block = in_block or statement[-1].text == ":"
-        touched = {token.text for token, sign in pairwise(statement) if sign.text in {"=", "+="}} | {root}
+        touched = {token.text for token, sign in pairwise(_outer(statement)) if sign.text in {"=", "+="}} | {root}
         for name in sorted(touched & _READ):
             yield _Assignment(name, adds=False, value=None, line=first.line)
 
@@ -157,6 +157,16 @@ def _statements(document: str) -> Iterator[list[_Token]]:
             statement = []
     if statement:
         yield statement
+
+
+def _outer(statement: list[_Token]) -> Iterator[_Token]:
+    """What of a statement stands outside of brackets."""
+    depth = 0
+    for token in statement:
+        change = _BRACKETS.get(token.text, 0)
+        depth += change
+        if not depth and not change:
+            yield token
 
 
 def _tokens(document: str) -> Iterator[_Token]:

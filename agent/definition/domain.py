@@ -163,11 +163,11 @@ def _attribute(element: "etree._Element", name: str, path: str) -> Claim | None:
 
 def _classify(text: DiskText, element: "etree._Element", path: str, prefix: str = "") -> None:
     """Put every attribute and child into the list that the table says, those of structural children as well."""
-    for attribute in element.attrib:
+    for attribute in map(str, element.attrib):
         _sort(text, f"{prefix}@{attribute}", element, path, f"@{attribute}")
     seen: set[str] = set()
     for child in element:
-        name = f"{prefix}{child.tag!s}"
+        name = prefix + child.tag
         if name in STRUCTURE and name not in seen:
             seen.add(name)
             _classify(text, child, f"{path}/{name}", f"{name}/")
@@ -176,7 +176,7 @@ def _classify(text: DiskText, element: "etree._Element", path: str, prefix: str 
         elif name in _HARMLESS and _HARMLESS[name](child):
             text.names[Handling.PASSED].append(name)
         else:
-            _sort(text, name, child, path, str(child.tag))
+            _sort(text, name, child, path, child.tag)
 
 
 def _sort(text: DiskText, name: str, element: "etree._Element", path: str, step: str) -> None:
