@@ -201,6 +201,11 @@ class Store:
         """Let the file go. Everything was durable before."""
         self._connection.close()
 
+    def judge(self, document: DesiredDocument) -> Verdict:
+        """What `accept` would say to the document now. Answers from memory and writes nothing."""
+        key = (document.scope, document.guest)
+        return self._records.get(key, _NOTHING).judge(document, rejected=key in self._rejected)
+
     def accept(self, documents: Sequence[DesiredDocument]) -> list[Verdict]:
         """Put documents on record, in order of arrival, in one transaction.
 

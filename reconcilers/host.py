@@ -7,7 +7,8 @@ import asyncio
 import fcntl
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +124,9 @@ class Host:
             reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)
         }
 
-    def own_runtime(self) -> int:
-        """Keep other agents off this runtime folder; closing the returned descriptor lets them in again.
+    @contextmanager
+    def owned_runtime(self) -> Iterator[None]:
+        """Keep other agents off this runtime folder for the length of the block.
 
         Raises:
             DiskError: SourceInUse if another agent has it.
@@ -133,11 +135,12 @@ class Host:
         fd = os.open(self._runtime / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
         except BlockingIOError as error:
-            os.close(fd)
             message = f"another agent runs on {self._runtime}; stop it, or give this one another paths.runtime"
             raise DiskError(Reason.SOURCE_IN_USE, message) from error
-        return fd
+        finally:
+            os.close(fd)
 
     async def survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
         """Find everything that is ours on this host, whatever made it and when.

@@ -127,6 +127,12 @@ class Reason(StrEnum):
         "Keep one of them.",
     )
 
+    INCOMPLETE_DEFINITION = (
+        "IncompleteDefinition",
+        "Other disks of the definition have errors, so nothing is concluded about this one.",
+        "Mend the errors listed and push again.",
+    )
+
     # The source on this host.
     IMAGE_MISSING = "ImageMissing", "The source does not exist on this host.", "Create it or mend the path."
     IMAGE_EMPTY = (
@@ -241,6 +247,20 @@ class Reason(StrEnum):
         "InternalError",
         "A defect in the agent.",
         "Report it with the agent's log; the disk stays as it is and is tried again.",
+        True,
+    )
+
+    # The host as a whole.
+    STORE_FAILED = (
+        "StoreFailed",
+        "The store of documents can't be written, so no new document is accepted; disks are kept as they are.",
+        "Act on the message (a full disk, as a rule); documents are taken in again by themselves.",
+        True,
+    )
+    BUS_TROUBLE = (
+        "BusTrouble",
+        "Something is wrong between the agent and the broker; disks are kept as the store says.",
+        "Act on the message; the agent goes on trying.",
         True,
     )
 

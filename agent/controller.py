@@ -1,0 +1,224 @@
+"""The loop that brings what is to what should be, one disk at a time and many disks at once.
+
+Level-triggered: a trigger only enqueues a disk's key. The work then reads desired and actual anew, so a trigger too
+many costs a look and a trigger lost is made up for by the slow resync.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from agent.desired import Desired, Gone, HandsOff
+from agent.events import Cause
+from agent.report import Report, of_failure, of_hands_off, of_rest
+from agent.settings import ControllerSettings
+from agent.status import Phase, now
+from reconcilers.actual import Actual, Attached
+from reconcilers.errors import DiskError
+from reconcilers.plan import Detach, Keep, Nothing, Refuse, Step, plan
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+STEPS_MAX = 6
+"""Replacing takes three steps; more than this means that something works against us."""
+
+SLOW_SECONDS = 0.5
+"""A step that takes longer is shown while it lasts."""
+
+_dice = random.SystemRandom()
+
+
+class DiskHost(Protocol):
+    """What the controller needs of a host (`reconcilers.host.Host`)."""
+
+    async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
+        """What the disk and its source really are."""
+
+    async def apply(self, step: Step, key: DiskKey) -> str | None:
+        """Carry out a step; returns a warning or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trigger:
+    cause: Cause
+    at: float
+
+
+class Controller:
+    """Works on every disk that is enqueued until it is as desired, and reports each outcome."""
+
+    def __init__(
+        self,
+        host: DiskHost,
+        *,
+        desired: Callable[[DiskKey], Desired],
+        report: Callable[[DiskKey, Report], None],
+        pace: ControllerSettings,
+    ) -> None:
+        """Args as they are; `report` is called in the event loop and must not block."""
+        self._host = host
+        self._desired = desired
+        self._report = report
+        self._pace = pace
+        self._waiting: dict[DiskKey, _Trigger] = {}
+        self._again: dict[DiskKey, _Trigger] = {}
+        self._busy: set[DiskKey] = set()
+        self._attempts: dict[DiskKey, int] = {}
+        self._warnings: dict[DiskKey, str] = {}
+        self._retries: dict[DiskKey, asyncio.TimerHandle] = {}
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def enqueue(self, keys: Iterable[DiskKey], cause: Cause) -> None:
+        """Have disks looked at. Those that are waiting already are looked at once, those at work once more."""
+        trigger = _Trigger(cause, time.monotonic())
+        for key in keys:
+            queue = self._again if key in self._busy else self._waiting
+            queue.setdefault(key, trigger)
+            if cause is Cause.DOCUMENT:
+                self._attempts.pop(key, None)
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no disk is waiting or at work."""
+        return not (self._waiting or self._busy)
+
+    def stop(self) -> None:
+        """Begin nothing new; `run` returns when what is under way is done."""
+        self._stopping = True
+        for retry in self._retries.values():
+            retry.cancel()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until `stop`. Cancel to leave at once: every step can be cut short and taken up by the next agent."""
+        slots = asyncio.Semaphore(self._pace.workers)
+        async with asyncio.TaskGroup() as tasks:
+            while await self._something_to_do():
+                await slots.acquire()
+                key, trigger = next(iter(self._waiting.items()))
+                del self._waiting[key]
+                self._busy.add(key)
+                tasks.create_task(self._work(key, trigger, slots))
+
+    async def _something_to_do(self) -> bool:
+        while not self._waiting and not self._stopping:
+            self._wake.clear()
+            await self._wake.wait()
+        return not self._stopping
+
+    async def _work(self, key: DiskKey, trigger: _Trigger, slots: asyncio.Semaphore) -> None:
+        """Work on one disk. One that hangs gives its slot to others, but stays busy: its step may yet take effect."""
+        if retry := self._retries.pop(key, None):
+            retry.cancel()
+        work = asyncio.create_task(self._reconcile(key, trigger))
+        try:
+            await asyncio.wait({work}, timeout=self._pace.step_timeout)
+            if not work.done():
+                self._report(key, _hanging(self._pace.step_timeout, trigger))
+            slots.release()
+            await work
+        finally:
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+            self._busy.discard(key)
+            if again := self._again.pop(key, None):
+                self._waiting[key] = again
+                self._wake.set()
+
+    async def _reconcile(self, key: DiskKey, trigger: _Trigger) -> None:
+        with structlog.contextvars.bound_contextvars(guest=key.guest, target=key.target, step="observe"):
+            try:
+                report = await self._converge(key)
+            except DiskError as error:
+                report = of_failure(error, await self._attached(key))
+            except Exception as error:
+                log.exception("a defect in the agent; the disk stays as it is")
+                failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+                report = of_failure(failure, await self._attached(key))
+            report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at)
+            self._report(key, self._scheduled(key, report))
+
+    async def _converge(self, key: DiskKey) -> Report:
+        for _ in range(STEPS_MAX):
+            desired = self._desired(key)
+            if isinstance(desired, HandsOff):
+                return of_hands_off(desired, await self._attached(key))
+            spec = None if isinstance(desired, Gone) else desired
+            actual = await self._host.observe(key, spec.source if spec else None)
+            step = plan(spec, actual)
+            if isinstance(step, Nothing | Keep | Refuse):
+                return self._with_warning(key, of_rest(step, actual.attached))
+            await self._apply(step, key, actual.attached)
+        message = f"{STEPS_MAX} steps did not bring {key} to rest; something else changes it all the time"
+        raise DiskError(Reason.KERNEL_ERROR, message)
+
+    async def _apply(self, step: Step, key: DiskKey, attached: Attached | None) -> None:
+        name = type(step).__name__.lower()
+        structlog.contextvars.bind_contextvars(step=name)
+        phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
+        under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=f"{name} is under way", attached=attached)
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._report, key, under_way)
+        try:
+            warning = await self._host.apply(step, key)
+        finally:
+            slow.cancel()
+        self._warnings.pop(key, None)
+        if warning:
+            log.warning(warning)
+            self._warnings[key] = warning
+        log.info("done", why=getattr(step, "why", None))
+
+    async def _attached(self, key: DiskKey) -> Attached | None:
+        try:
+            return (await self._host.observe(key, None)).attached
+        except OSError:
+            log.exception("it can't be told what is attached")
+            return None
+
+    def _with_warning(self, key: DiskKey, report: Report) -> Report:
+        """An image that looks like another format than declared is up all the same, and says so."""
+        if report.phase is Phase.UP and (warning := self._warnings.get(key)):
+            return replace(report, reason=Reason.FORMAT_MISMATCH, message=warning)
+        return report
+
+    def _scheduled(self, key: DiskKey, report: Report) -> Report:
+        """Arrange the next try of a disk that is not as desired: soon and backing off if time can mend it."""
+        if report.phase in {Phase.UP, Phase.DOWN, Phase.ORPHANED}:
+            self._attempts.pop(key, None)
+            return report
+        attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
+        if report.reason.transient:
+            longest = min(self._pace.retry_max, self._pace.retry_min * 2 ** min(attempts - 1, 32))
+            pause = _dice.uniform(0, longest)
+        else:
+            pause = _dice.uniform(self._pace.retry_max / 2, self._pace.retry_max)
+        if not self._stopping:
+            loop = asyncio.get_running_loop()
+            self._retries[key] = loop.call_later(pause, self.enqueue, [key], Cause.RETRY)
+        log.info("not as desired", reason=report.reason, message=report.message, next_try_seconds=round(pause, 1))
+        return replace(report, attempts=attempts, next_retry=now() + timedelta(seconds=pause))
+
+
+def _hanging(seconds: float, trigger: _Trigger) -> Report:
+    return Report(
+        phase=Phase.FAILED,
+        reason=Reason.TIMED_OUT,
+        message=f"a step has not returned for {seconds:g} s; the storage under the image may hang. It goes on when "
+        "that answers, and other disks are not held up",
+        attached=None,
+        cause=trigger.cause,
+        duration_s=seconds,
+        attempts=1,
+    )

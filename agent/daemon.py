@@ -1,0 +1,240 @@
+"""One run of the agent: puts the pieces together, starts them in order, and takes them down in reverse.
+
+Order of start: store, host, everything that is ours on the host, controller, bus. The disks are being brought up from
+the store before the broker is even asked, so its absence holds up nothing.
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import structlog
+
+import agent
+from agent.bus.session import BusSession, Message
+from agent.bus.topics import Topics
+from agent.commands import Commands
+from agent.controller import Controller
+from agent.definition import Limits
+from agent.desired import DesiredWorld
+from agent.events import Cause, EventSource, EventType, HostChange
+from agent.intake import Accepted, Intake, Outcome, TurnedAway, Withdrawn, verdict_event
+from agent.reporter import Reporter
+from agent.settings import Settings
+from agent.status import AgentState, Capabilities, ConditionType
+from agent.store import Store
+from agent.store_file import StoreError
+from reconcilers.host import Host, HostAbilities, probe
+from reconcilers.reason import Reason
+from reconcilers.spec import GUEST_NAME, DiskKey
+from reconcilers.tag import instance_id
+
+T = TypeVar("T")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+DRAIN_SECONDS = 5.0
+"""How long steps under way may still take when the agent stops; what is cut short is taken up at the next start."""
+
+_dice = random.SystemRandom()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> bool:
+    """Be the agent until `stop` is set. Every disk stays up afterwards.
+
+    Returns:
+        Whether all steps under way came to their end; False if one hangs.
+
+    Raises:
+        StoreError: The store can't be opened.
+        DiskError: Another agent has the runtime folder.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="store") as store_thread:
+        loop = asyncio.get_running_loop()
+        store = await loop.run_in_executor(store_thread, Store.open, settings.paths.state / "store.sqlite")
+        try:
+            daemon = await Daemon.prepare(settings, store, store_thread)
+            return await daemon.run(stop)
+        finally:
+            await loop.run_in_executor(store_thread, store.close)
+
+
+class Daemon:
+    """The running agent."""
+
+    def __init__(
+        self, settings: Settings, abilities: HostAbilities, intake: Intake, store_thread: ThreadPoolExecutor
+    ) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._store_thread = store_thread
+        self._session = secrets.token_hex(8)
+        self._capabilities = _capabilities(abilities)
+        self._topics = Topics(settings.fleet, settings.host)
+        self._world = DesiredWorld(host=settings.host, groups=settings.groups, partial=settings.policy.partial)
+        self._host = Host(
+            settings.paths.runtime,
+            instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
+            abilities,
+            server_patience=settings.blktap.start_timeout,
+            on_change=self._server_ended,
+        )
+        self._reporter = Reporter(
+            topics=self._topics,
+            world=self._world,
+            events=EventSource(host=settings.host, fleet=settings.fleet, session=self._session),
+            capabilities=self._capabilities,
+            stable_path=lambda key: str(self._host.paths.path(key)),
+        )
+        self._controller = Controller(
+            self._host, desired=self._world.desired, report=self._reporter.report, pace=settings.controller
+        )
+        self._bus = BusSession(
+            broker=settings.broker,
+            topics=self._topics,
+            groups=settings.groups,
+            birth=self._birth,
+            on_documents=self._take,
+            on_command=Commands(
+                topics=self._topics,
+                host=self._host,
+                reporter=self._reporter,
+                limits=intake.limits,
+                resync=self.resync,
+            ).answer,
+            on_synced=self._synced,
+        )
+        self._reporter.connect(self._bus)
+
+    @classmethod
+    async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
+        """Find out what the host can do, and make the agent for it."""
+        abilities = await probe()
+        for backend, why in abilities.missing.items():
+            log.warning("a backend is not available", backend=backend, why=why)
+        limits = Limits(
+            max_bytes=settings.limits.document_bytes,
+            max_disks=settings.limits.disks_per_guest,
+            max_depth=settings.limits.xml_depth,
+        )
+        intake = Intake(store, Topics(settings.fleet, settings.host), limits)
+        return cls(settings, abilities, intake, store_thread)
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Work until `stop` is set; see the function `run`."""
+        with self._host.owned_runtime():
+            self._put(await self._in_store_thread(self._intake.load))
+            await self.resync(Cause.START)
+            log.info("started", host=self._settings.host, fleet=self._settings.fleet, disks=len(self._world.all_keys()))
+            self._reporter.tell(
+                EventType.HOST_STARTED, self._settings.host, HostChange(message="the agent has started")
+            )
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(self._controller.run())
+                bus = tasks.create_task(self._bus.run())
+                timer = tasks.create_task(self._resync_for_ever())
+                await stop.wait()
+                timer.cancel()
+                ended = await self._leave(work, bus)
+            self._host.close()
+        log.info("stopped; every disk stays as it is")
+        return ended
+
+    def _server_ended(self, key: DiskKey) -> None:
+        self._controller.enqueue([key], Cause.SERVER)
+
+    async def _leave(self, work: asyncio.Task[None], bus: asyncio.Task[None]) -> bool:
+        self._controller.stop()
+        ended, _ = await asyncio.wait({work}, timeout=DRAIN_SECONDS)
+        work.cancel()
+        self._reporter.tell(EventType.HOST_STOPPING, self._settings.host, HostChange(message="the agent stops"))
+        bus.cancel()
+        return work in ended
+
+    async def resync(self, cause: Cause) -> None:
+        """Find everything that is ours and look at every disk anew."""
+        found, orphans = await self._host.survey(self._world.all_keys())
+        for orphan in orphans:
+            log.warning("a device of ours belongs to no known disk", device=orphan.device_path, label=orphan.label)
+        self._controller.enqueue(sorted(found | self._world.all_keys()), cause)
+        self._reporter.show_all()
+
+    async def _resync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_dice.uniform(0.5, 1.5) * self._settings.controller.resync)
+            await self.resync(Cause.TIMER)
+
+    async def _take(self, messages: Sequence[Message]) -> None:
+        try:
+            outcomes = await self._in_store_thread(lambda: self._intake.take(messages))
+        except StoreError as error:
+            self._reporter.host_condition(ConditionType.STORED, Reason.STORE_FAILED, str(error))
+            raise
+        self._reporter.host_condition(ConditionType.STORED, None, "documents are durable before they count")
+        for outcome in self._put(outcomes):
+            self._tell(outcome)
+
+    def _put(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """Make outcomes part of the desired world and have their disks looked at. Returns those that are news."""
+        news = list[Outcome]()
+        for outcome in outcomes:
+            name, fresh = self._put_one(outcome)
+            if fresh:
+                news.append(outcome)
+            if GUEST_NAME.fullmatch(name):  # a topic may name what no guest can be called; it gets an event only
+                self._reporter.refresh(name)
+        return news
+
+    def _put_one(self, outcome: Outcome) -> tuple[str, bool]:
+        match outcome:
+            case Accepted(guest):
+                name = guest.document.guest
+                before = self._world.keys(name) | self._reporter.keys(name)
+                self._world.put(guest)
+                self._controller.enqueue(sorted(before | self._world.keys(name)), Cause.DOCUMENT)
+                return name, True
+            case TurnedAway(rejection):
+                return rejection.guest, self._world.reject(rejection)
+            case Withdrawn(scope, name):
+                fresh = self._world.withdraw(scope, name)
+                self._reporter.drop_finished(name)
+                return name, fresh
+
+    def _tell(self, outcome: Outcome) -> None:
+        kind, verdict = verdict_event(outcome)
+        log.info("document", guest=verdict.guest, verdict=kind, reason=verdict.reason, message=verdict.message)
+        self._reporter.tell(kind, verdict.guest, verdict)
+
+    async def _synced(self) -> None:
+        self._reporter.synced(self._bus.last_sync)
+        self._reporter.host_condition(ConditionType.SYNCED, None, "everything retained on the bus has arrived")
+        self._reporter.show_all()
+        self._reporter.tell(EventType.HOST_SYNCED, self._settings.host, HostChange(message="in step with the bus"))
+
+    def _birth(self, state: Literal["online", "offline", "lost"]) -> bytes:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        birth = AgentState(
+            state=state,
+            session=self._session,
+            boot_id=boot_id,
+            version=agent.__version__,
+            labels=self._settings.labels,
+            capabilities=self._capabilities,
+        )
+        return birth.model_dump_json().encode()
+
+    async def _in_store_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
+
+
+def _capabilities(abilities: HostAbilities) -> Capabilities:
+    return Capabilities(
+        backends=abilities.backends,
+        formats=tuple(sorted(abilities.formats)),
+        servers=dict(abilities.servers),
+        kernel=abilities.kernel,
+    )

@@ -1,0 +1,152 @@
+"""What should be: the documents in force, and from them each disk's desired state.
+
+A guest may have a document for this host and others for its groups; the host's own wins, then the groups in the
+order of the settings, then `all`. Nothing here is deleted by silence: a disk is `Gone` only if a document says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agent.bus.topics import EVERY_HOST, Scope
+from agent.definition import DiskDefinition, Finding, GuestDefinition
+from agent.document import DesiredDocument
+from agent.store import Rejection
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey, DiskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The disk shall not be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandsOff:
+    """The disk stays as it is, and this is why."""
+
+    reason: Reason
+    message: str
+
+
+Desired = DiskSpec | Gone | HandsOff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestInForce:
+    """The document that counts for a guest in one scope.
+
+    Attributes:
+        document: As accepted.
+        definition: What it says; None for absent, and where `unreadable` says why.
+        unreadable: What this version finds wrong with a document that an earlier one accepted.
+        withdrawn: Its topic was emptied since.
+    """
+
+    document: DesiredDocument
+    definition: GuestDefinition | None
+    unreadable: tuple[Finding, ...] = ()
+    withdrawn: bool = False
+
+
+class DesiredWorld:
+    """All documents in force, by scope and guest."""
+
+    def __init__(self, *, host: str, groups: Sequence[str], partial: bool) -> None:
+        """Nothing is known yet.
+
+        Args:
+            host: This host's name.
+            groups: The host's groups, the most important first.
+            partial: Bring up a guest's good disks when others are refused.
+        """
+        self._scopes = [Scope("host", host), *(Scope("group", group) for group in (*groups, EVERY_HOST))]
+        self._partial = partial
+        self._guests: dict[str, dict[Scope, GuestInForce]] = {}
+        self._rejections: dict[str, dict[Scope, Rejection]] = {}
+
+    def put(self, guest: GuestInForce) -> None:
+        """A document was accepted; an earlier rejection in its scope is settled by it."""
+        document = guest.document
+        self._guests.setdefault(document.guest, {})[document.scope] = guest
+        self._rejections.get(document.guest, {}).pop(document.scope, None)
+
+    def reject(self, rejection: Rejection) -> bool:
+        """An attempt was turned away. Returns whether that is news."""
+        known = self._rejections.setdefault(rejection.guest, {})
+        news = not rejection.repeats(known.get(rejection.scope))
+        known[rejection.scope] = rejection
+        return news
+
+    def withdraw(self, scope: Scope, guest: str) -> bool:
+        """A topic was emptied; what it said stays in force. Returns whether that is news."""
+        news = self._rejections.get(guest, {}).pop(scope, None) is not None
+        known = self._guests.get(guest, {}).get(scope)
+        if known is None or known.withdrawn:
+            return news
+        self._guests[guest][scope] = replace(known, withdrawn=True)
+        return True
+
+    def names(self) -> set[str]:
+        """Every guest that any document or rejection is about."""
+        return {name for name, scopes in (self._guests | self._rejections).items() if scopes} | self._guests.keys()
+
+    def guest(self, name: str) -> GuestInForce | None:
+        """The document that counts for a guest; a withdrawn one only if there is no other."""
+        known = self._guests.get(name, {})
+        ranked = [known[scope] for scope in self._scopes if scope in known]
+        return next((guest for guest in ranked if not guest.withdrawn), ranked[0] if ranked else None)
+
+    def rejection(self, name: str) -> Rejection | None:
+        """The latest attempt that was turned away."""
+        return max(self._rejections.get(name, {}).values(), key=lambda one: one.at, default=None)
+
+    def disks(self, name: str) -> tuple[DiskDefinition, ...]:
+        """The disks of the guest's definition, in document order; none for an absent guest."""
+        guest = self.guest(name)
+        return guest.definition.disks if guest and guest.definition else ()
+
+    def keys(self, name: str) -> set[DiskKey]:
+        """The disks that the guest's definition names."""
+        return {DiskKey(name, disk.target) for disk in self.disks(name) if disk.target}
+
+    def all_keys(self) -> set[DiskKey]:
+        """The disks that any guest's definition names."""
+        return {key for name in self._guests for key in self.keys(name)}
+
+    def desired(self, key: DiskKey) -> Desired:
+        """What should become of one disk."""
+        guest = self.guest(key.guest)
+        if guest is None:
+            return HandsOff(Reason.UNKNOWN_GUEST, f"{key} is here, and no document names guest {key.guest}")
+        if guest.document.state == "absent":
+            return Gone()
+        if guest.definition is None:
+            return HandsOff(guest.unreadable[0].reason, guest.unreadable[0].message)
+        if not self._partial and not guest.definition.complete:
+            message = f"a disk of {key.guest} is refused, and policy.partial = false brings up all or none"
+            return HandsOff(Reason.INCOMPLETE_DEFINITION, message)
+        return _defined(key, guest.definition)
+
+
+def _defined(key: DiskKey, definition: GuestDefinition) -> Desired:
+    named = [disk for disk in definition.disks if disk.target == key.target]
+    if not named:
+        return _unnamed(key, definition)
+    if spec := next((disk.spec for disk in named if disk.spec), None):
+        return spec
+    findings = [finding for disk in named for finding in disk.refused]
+    return HandsOff(findings[0].reason, "; ".join(_sentence(finding) for finding in findings))
+
+
+def _unnamed(key: DiskKey, definition: GuestDefinition) -> Desired:
+    if definition.complete:
+        return Gone()
+    message = (
+        f"{key} is here and no longer in the definition, which has errors, so it can't be told whether the disk was "
+        "removed on purpose; mend the definition"
+    )
+    return HandsOff(Reason.INCOMPLETE_DEFINITION, message)
+
+
+def _sentence(finding: Finding) -> str:
+    return f"line {finding.line}: {finding.message}" if finding.line else finding.message

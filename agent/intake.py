@@ -1,0 +1,200 @@
+"""Documents come in: read, judged, parsed, made durable, in that order and on the store's own thread.
+
+What has been seen before is recognised by its digest and costs no parsing and no write.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from agent.bus.message import Message
+from agent.bus.topics import DesiredTopic, Scope, Topics
+from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_domain
+from agent.desired import GuestInForce
+from agent.document import DesiredDocument, read_document
+from agent.events import DocumentVerdict, EventType
+from agent.status import now
+from agent.store import Rejection, Store, Verdict
+from reconcilers.reason import Reason
+
+_EVENT_OF_REASON = {
+    Reason.STALE_GENERATION: EventType.GUEST_STALE,
+    Reason.GENERATION_CONFLICT: EventType.GUEST_CONFLICT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A document is durable and in force."""
+
+    guest: GuestInForce
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A document changed nothing; why is on record."""
+
+    rejection: Rejection
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A topic was emptied."""
+
+    scope: Scope
+    guest: str
+
+
+Outcome = Accepted | TurnedAway | Withdrawn
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A document that reads well and is worth storing."""
+
+    document: DesiredDocument
+    definition: GuestDefinition | None
+
+
+class Intake:
+    """Takes batches of messages in. All methods block, and belong to the thread that opened the store."""
+
+    def __init__(self, store: Store, topics: Topics, limits: Limits) -> None:
+        self._store = store
+        self._topics = topics
+        self.limits = limits
+
+    def load(self) -> list[Outcome]:
+        """What was taken in before this start, in an order in which it can be taken in again.
+
+        Raises:
+            StoreError: The store can't be read.
+        """
+        outcomes: list[Outcome] = []
+        for stored in self._store.load():
+            guest = self._in_force(stored.document)
+            outcomes.append(Accepted(guest))
+            if stored.withdrawn:
+                outcomes.append(Withdrawn(stored.document.scope, stored.document.guest))
+        return [*outcomes, *(TurnedAway(rejection) for rejection in self._store.rejections())]
+
+    def take(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Take in messages from desired topics, in order. What is returned is durable; unchanged ones return nothing.
+
+        Raises:
+            StoreError: The store can't be written; the messages count as not received.
+        """
+        seen: set[str] = set()
+        read = list[_Candidate | TurnedAway | Withdrawn | None]()
+        for message in messages:
+            read.append(self._read(message, alone=message.topic not in seen))
+            seen.add(message.topic)
+        outcomes: list[Outcome] = []
+        for kind, run in itertools.groupby((item for item in read if item is not None), key=type):
+            items = list(run)
+            if kind is _Candidate:
+                outcomes += self._accept([item for item in items if isinstance(item, _Candidate)])
+            elif kind is TurnedAway:
+                away = [item for item in items if isinstance(item, TurnedAway)]
+                self._store.reject([item.rejection for item in away])
+                outcomes += away
+            else:
+                gone = [item for item in items if isinstance(item, Withdrawn)]
+                self._store.withdraw([(item.scope, item.guest) for item in gone])
+                outcomes += gone
+        return outcomes
+
+    def _read(self, message: Message, *, alone: bool) -> _Candidate | TurnedAway | Withdrawn | None:
+        """Read one message. Only if it is `alone`, the first of its topic, can the record judge it already."""
+        topic = self._topics.parse(message.topic)
+        if not isinstance(topic, DesiredTopic):
+            raise TypeError(f"{message.topic} is no desired topic")
+        if not message.payload:
+            return Withdrawn(topic.scope, topic.guest)
+        try:
+            document = read_document(
+                message.payload,
+                scope=topic.scope,
+                guest=topic.guest,
+                properties=message.properties,
+                limits=self.limits,
+            )
+            verdict = self._store.judge(document) if alone else Verdict.ACCEPTED
+            if verdict is Verdict.ACCEPTED:
+                return _Candidate(document, self._parse(document))
+        except DocumentRejected as error:
+            rejection = Rejection.of(message.payload, error.findings, scope=topic.scope, guest=topic.guest)
+            return TurnedAway(rejection)
+        return None if verdict is Verdict.UNCHANGED else _Candidate(document, None)
+
+    def _accept(self, candidates: Sequence[_Candidate]) -> Iterator[Outcome]:
+        verdicts = self._store.accept([candidate.document for candidate in candidates])
+        for candidate, verdict in zip(candidates, verdicts, strict=True):
+            match verdict:
+                case Verdict.ACCEPTED:
+                    guest = GuestInForce(document=candidate.document, definition=candidate.definition)
+                    yield Accepted(guest)
+                case Verdict.STALE | Verdict.CONFLICT:
+                    yield _overruled(candidate.document, verdict)
+
+    def _in_force(self, document: DesiredDocument) -> GuestInForce:
+        try:
+            return GuestInForce(document=document, definition=self._parse(document))
+        except DocumentRejected as error:
+            return GuestInForce(document=document, definition=None, unreadable=error.findings)
+
+    def _parse(self, document: DesiredDocument) -> GuestDefinition | None:
+        if document.state == "absent":
+            return None
+        return parse_domain(document.body, name=document.guest, limits=self.limits)
+
+
+def _overruled(document: DesiredDocument, verdict: Verdict) -> TurnedAway:
+    if verdict is Verdict.STALE:
+        reason = Reason.STALE_GENERATION
+        message = f"generation {document.generation} is below the one on record; push again with a higher one"
+    else:
+        reason = Reason.GENERATION_CONFLICT
+        message = (
+            f"generation {document.generation} is on record with other content, so somebody else pushed at the same "
+            "time; compare the two and push the right one with a higher generation"
+        )
+    rejection = Rejection(
+        scope=document.scope,
+        guest=document.guest,
+        sha256=document.sha256,
+        reason=reason,
+        message=message,
+        findings=(Finding(reason, message, "/generation", None),),
+        at=now(),
+    )
+    return TurnedAway(rejection, document.generation)
+
+
+def verdict_event(outcome: Outcome) -> tuple[EventType, DocumentVerdict]:
+    """The event that tells of an outcome."""
+    match outcome:
+        case Accepted(GuestInForce(document=document)):
+            return EventType.GUEST_ACCEPTED, DocumentVerdict.of(
+                document.scope,
+                document.guest,
+                Reason.ACCEPTED,
+                Reason.ACCEPTED.meaning,
+                generation=document.generation,
+                sha256=document.sha256,
+            )
+        case Withdrawn(scope, guest):
+            return EventType.GUEST_WITHDRAWN, DocumentVerdict.of(
+                scope, guest, Reason.WITHDRAWN, Reason.WITHDRAWN.meaning
+            )
+        case TurnedAway(rejection, generation):
+            return _EVENT_OF_REASON.get(rejection.reason, EventType.GUEST_REJECTED), DocumentVerdict.of(
+                rejection.scope,
+                rejection.guest,
+                rejection.reason,
+                rejection.message,
+                generation=generation,
+                sha256=rejection.sha256,
+                findings=rejection.findings,
+            )

@@ -1,0 +1,76 @@
+"""What became of one disk: the controller's word to whoever shows it. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.desired import HandsOff
+from agent.events import Cause
+from agent.status import Phase
+from reconcilers.actual import Attached
+from reconcilers.errors import DiskError
+from reconcilers.plan import Keep, Nothing, Refuse
+from reconcilers.reason import Reason
+
+_PHASE_OF_NOTHING = {
+    Reason.AS_DESIRED: Phase.UP,
+    Reason.NO_MEDIUM: Phase.UP,
+    Reason.TAKEN_DOWN: Phase.DOWN,
+    Reason.OPTIONAL_MISSING: Phase.DOWN,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcome of the latest look at a disk.
+
+    Attributes:
+        phase: Where the disk stands.
+        reason: Why, in a word.
+        message: Why, in a sentence.
+        attached: What is there.
+        cause: What made us look.
+        duration_s: Seconds from that to this outcome.
+        attempts: Failures in a row.
+        next_retry: When it is tried again by itself; None if it waits for something to happen.
+    """
+
+    phase: Phase
+    reason: Reason
+    message: str
+    attached: Attached | None
+    cause: Cause = Cause.TIMER
+    duration_s: float = 0.0
+    attempts: int = 0
+    next_retry: datetime | None = None
+
+
+def of_rest(step: Nothing | Keep | Refuse, attached: Attached | None) -> Report:
+    """The report of a disk with nothing to do."""
+    match step:
+        case Nothing(reason):
+            return Report(phase=_PHASE_OF_NOTHING[reason], reason=reason, message=reason.meaning, attached=attached)
+        case Keep(reason, message):
+            return Report(phase=Phase.DEGRADED, reason=reason, message=message, attached=attached)
+        case Refuse(reason, message):
+            return Report(phase=Phase.REFUSED, reason=reason, message=message, attached=attached)
+
+
+def of_hands_off(why: HandsOff, attached: Attached | None) -> Report:
+    """The report of a disk that is not to be touched."""
+    phase = Phase.ORPHANED if why.reason is Reason.UNKNOWN_GUEST else Phase.REFUSED
+    return Report(phase=phase, reason=why.reason, message=why.message, attached=attached)
+
+
+def of_failure(error: DiskError, attached: Attached | None) -> Report:
+    """The report of a disk whose step failed."""
+    return Report(phase=_phase(error.reason, attached), reason=error.reason, message=error.message, attached=attached)
+
+
+def _phase(reason: Reason, attached: Attached | None) -> Phase:
+    if attached is not None and not attached.server_alive:
+        return Phase.LOST
+    if reason is Reason.DEVICE_IN_USE:
+        return Phase.IN_USE
+    if not reason.transient or reason is Reason.SOURCE_IN_USE:
+        return Phase.REFUSED
+    return Phase.FAILED

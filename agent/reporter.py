@@ -1,0 +1,210 @@
+"""Shows what is: keeps the latest report of every disk, and turns changes into guest status and events."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from agent.bus.topics import Topics
+from agent.desired import DesiredWorld
+from agent.events import Cause, DiskPhaseChange, EventSource, EventType, PhaseChange
+from agent.guest_status import Shown, condition, guest_status
+from agent.report import Report
+from agent.status import Capabilities, Condition, ConditionType, GuestStatus, HostStatus, Phase, Status, now
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey
+
+FLUSH_SECONDS = 0.02
+"""A guest whose disks are still coming up is shown this much later, so that one message tells of all of them."""
+
+_UNDER_WAY = {Phase.PENDING, Phase.ATTACHING, Phase.DETACHING}
+
+
+class Publisher(Protocol):
+    """What the reporter needs of a bus session."""
+
+    def publish_retained(self, topic: str, payload: bytes) -> None:
+        """Latest wins; never blocks."""
+
+    def publish_event(self, topic: str, payload: bytes) -> None:
+        """In order; never blocks."""
+
+
+class Reporter:
+    """The latest word on every disk and guest."""
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        world: DesiredWorld,
+        events: EventSource,
+        capabilities: Capabilities,
+        stable_path: Callable[[DiskKey], str],
+    ) -> None:
+        """Nothing is published until `connect`."""
+        self._topics = topics
+        self._world = world
+        self._events = events
+        self._capabilities = capabilities
+        self._stable_path = stable_path
+        self._bus: Publisher | None = None
+        self._disks: dict[str, dict[str, Shown]] = {}
+        self._guests: dict[str, GuestStatus] = {}
+        self._host_conditions: dict[ConditionType, Condition] = {}
+        self._last_sync: datetime | None = None
+        self._flushes: dict[str, asyncio.TimerHandle] = {}
+        self._host_flush: asyncio.TimerHandle | None = None
+
+    def connect(self, bus: Publisher) -> None:
+        """Publish through this session from now on."""
+        self._bus = bus
+
+    def report(self, key: DiskKey, report: Report) -> None:
+        """Take the controller's word on a disk; tell of it if it is news."""
+        disks = self._disks.setdefault(key.guest, {})
+        before = disks.get(key.target)
+        changed = before is None or before.report.phase is not report.phase
+        disks[key.target] = Shown(report, now() if before is None or changed else before.since)
+        if changed:
+            self._tell_of_disk(key, before.report.phase if before else None, report)
+        if report.phase is Phase.DOWN:
+            self._forget_if_over(key)
+        self.refresh(key.guest)
+
+    def refresh(self, guest: str) -> None:
+        """Publish the guest's status soon; one message for all that happens until then."""
+        under_way = any(shown.report.phase in _UNDER_WAY for shown in self._disks.get(guest, {}).values())
+        waiting = under_way or self._world.keys(guest) - {DiskKey(guest, t) for t in self._disks.get(guest, {})}
+        if guest not in self._flushes:
+            loop = asyncio.get_running_loop()
+            delay = FLUSH_SECONDS if waiting else 0.0
+            self._flushes[guest] = loop.call_later(delay, self._publish_guest, guest)
+        if self._host_flush is None:
+            self._host_flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS * 10, self._publish_host)
+
+    def show_all(self) -> None:
+        """Publish everything anew, for a broker that may have forgotten it."""
+        for guest in self._world.names() | self._disks.keys():
+            self.refresh(guest)
+
+    def keys(self, guest: str) -> set[DiskKey]:
+        """The guest's disks that were ever reported and not forgotten."""
+        return {DiskKey(guest, target) for target in self._disks.get(guest, {})}
+
+    def present(self, guest: str) -> set[DiskKey]:
+        """The guest's disks that have something on this host."""
+        shown = self._disks.get(guest, {})
+        return {DiskKey(guest, target) for target, one in shown.items() if one.report.attached}
+
+    def drop_finished(self, guest: str) -> None:
+        """Stop showing the guest's disks that are down for good."""
+        for key in self.keys(guest):
+            if self._disks[guest][key.target].report.phase is Phase.DOWN:
+                self._forget_if_over(key)
+
+    def synced(self, at: datetime | None) -> None:
+        """The retained snapshot has arrived."""
+        self._last_sync = at
+
+    def host_condition(self, kind: ConditionType, reason: Reason | None, message: str) -> None:
+        """Note something about the host as a whole; no reason means that all is well."""
+        before = self._host_conditions.get(kind)
+        self._host_conditions[kind] = condition(
+            kind, reason is None, reason or Reason.AS_DESIRED, message, before=before
+        )
+
+    def guest_status(self, guest: str) -> GuestStatus:
+        """The status of one guest as it would be published now."""
+        return guest_status(
+            guest,
+            self._world,
+            self._disks.get(guest, {}),
+            before=self._guests.get(guest),
+            host=self._topics.host,
+            stable_path=self._stable_path,
+        )
+
+    def all_statuses(self) -> list[GuestStatus]:
+        """The statuses of all guests, by name."""
+        return [self.guest_status(guest) for guest in sorted(self._world.names() | self._disks.keys())]
+
+    def host_status(self) -> HostStatus:
+        """The host at a glance."""
+        phases = Counter(shown.report.phase for disks in self._disks.values() for shown in disks.values())
+        return HostStatus(
+            host=self._topics.host,
+            disks_by_phase=dict(phases),
+            guests=len(self._world.names() | self._disks.keys()),
+            capabilities=self._capabilities,
+            last_sync=self._last_sync,
+            conditions=tuple(self._host_conditions.values()),
+        )
+
+    def _publish_guest(self, guest: str) -> None:
+        self._flushes.pop(guest, None)
+        if self._bus is None:
+            return
+        if self._is_over(guest):
+            self._guests.pop(guest, None)
+            self._bus.publish_retained(self._topics.status(guest), b"")
+            return
+        before, status = self._guests.get(guest), self.guest_status(guest)
+        self._guests[guest] = status
+        if before is None or before.phase is not status.phase:
+            self._tell_of_guest(before, status)
+        self._bus.publish_retained(self._topics.status(guest), status.model_dump_json().encode())
+
+    def _publish_host(self) -> None:
+        self._host_flush = None
+        if self._bus is not None:
+            self._bus.publish_retained(self._topics.host_status, self.host_status().model_dump_json().encode())
+
+    def _is_over(self, guest: str) -> bool:
+        """An absent document was withdrawn, and nothing of the guest is left: there is nothing more to show."""
+        in_force = self._world.guest(guest)
+        if in_force is None:
+            return not self._disks.get(guest) and self._world.rejection(guest) is None
+        return in_force.withdrawn and in_force.document.state == "absent" and not self._disks.get(guest)
+
+    def _forget_if_over(self, key: DiskKey) -> None:
+        """A disk that is down stays in the status while the document that took it down is on the bus."""
+        in_force = self._world.guest(key.guest)
+        taken_down = in_force and in_force.document.state == "absent" and not in_force.withdrawn
+        if not taken_down and key not in self._world.keys(key.guest):
+            del self._disks[key.guest][key.target]
+
+    def _tell_of_disk(self, key: DiskKey, previous: Phase | None, report: Report) -> None:
+        data = DiskPhaseChange(
+            guest=key.guest,
+            target=key.target,
+            previous=previous,
+            phase=report.phase,
+            reason=report.reason,
+            message=report.message,
+            cause=report.cause,
+            duration_s=round(report.duration_s, 6),
+            device_path=report.attached.device_path if report.attached else None,
+        )
+        self.tell(EventType.DISK_PHASE, str(key), data)
+
+    def _tell_of_guest(self, before: GuestStatus | None, status: GuestStatus) -> None:
+        ready = status.conditions[-1]
+        cause = next((shown.report.cause for shown in self._disks.get(status.guest, {}).values()), Cause.DOCUMENT)
+        data = PhaseChange(
+            guest=status.guest,
+            previous=before.phase if before else None,
+            phase=status.phase,
+            reason=ready.reason,
+            message=ready.message,
+            cause=cause,
+            duration_s=None,
+        )
+        self.tell(EventType.GUEST_PHASE, status.guest, data)
+
+    def tell(self, kind: EventType, subject: str, data: Status) -> None:
+        """Publish an event."""
+        if self._bus is not None:
+            event = self._events.event(kind, subject, data)
+            self._bus.publish_event(self._topics.event(event.kind), event.payload)
