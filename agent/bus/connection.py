@@ -1,0 +1,284 @@
+"""One connection to the broker: aiomqtt, with what this bus needs and aiomqtt keeps to itself.
+
+That is: acknowledging a message when its work is done instead of when it arrives, the broker's verdict on each
+publication, the limits that the broker announces, and a socket that is surely closed.
+"""
+
+import asyncio
+import logging
+import ssl
+import threading
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from aiomqtt.types import PahoSocket
+from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from agent.settings import BrokerSettings, TlsSettings
+
+BATCH = 1000
+"""Messages handed over at once: enough that one fsync serves many, few enough that work is seen to progress."""
+
+WINDOW = 100
+"""Publications under way at once, unless the broker announces that it takes fewer."""
+
+PACKET_OVERHEAD = 256
+"""Bytes of a PUBLISH besides topic and payload, generously: header, lengths and the properties that we send."""
+
+UNSPECIFIED = 0x80
+SESSION_TAKEN_OVER = 0x8E
+CONNECT_REFUSALS = {
+    0x84: "it does not speak MQTT v5; use one that does, for example mosquitto 2",
+    0x85: "it does not accept the client id; see the setting `host`",
+    0x86: "check broker.username and the file broker.password_file",
+    0x87: "check broker.username, the file broker.password_file and the broker's access list",
+    0x8A: "the broker has banned this client",
+}
+
+
+_quiet = logging.getLogger("agent.bus.paho")
+_quiet.setLevel(logging.CRITICAL)  # what it logs comes back as an exception, and is reported with its remedy
+
+
+class DeniedError(Exception):
+    """The broker refused one publication or subscription; the connection goes on."""
+
+
+class TakenOverError(Exception):
+    """Another client with the same id has been here since, and may still be."""
+
+
+class Connection(aiomqtt.Client):
+    """A connection attempt and what comes of it; used once, as an async context manager.
+
+    Leaving the context because of an error asks the broker to publish the will; leaving it otherwise discards it.
+
+    Args:
+        broker: Where to connect, and how.
+        client: Client id.
+        user: User name where broker.username is not set; sent only together with a password.
+        resume: Go on with the session that the broker may have kept (MQTT v5, section 3.1.2.4).
+        expiry: Seconds for which the broker keeps the session after the connection ends.
+        will: What the broker publishes when the connection is lost.
+
+    Raises:
+        OSError: The password file or the certificates can't be read.
+        aiomqtt.MqttError: On entering: the broker can't be reached, or refused.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        *,
+        client: str,
+        user: str,
+        resume: bool = False,
+        expiry: int = 0,
+        will: aiomqtt.Will | None = None,
+    ) -> None:
+        password = None
+        if broker.password_file is not None:
+            password = broker.password_file.read_text(encoding="utf-8").strip()
+        super().__init__(
+            broker.host,
+            broker.port,
+            identifier=client,
+            username=None if password is None else broker.username or user,
+            password=password,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=will,
+            logger=_quiet,
+            timeout=broker.connect_timeout,
+            keepalive=broker.keepalive,
+            clean_start=not resume,
+            max_inflight_messages=WINDOW,
+            properties=packet_properties(PacketTypes.CONNECT, SessionExpiryInterval=expiry),
+            tls_context=_tls(broker.tls),
+        )
+        self._client.connect_timeout = broker.connect_timeout
+        self._client.manual_ack_set(True)
+        self._thread = threading.get_ident()
+        self._inbox: deque[MQTTMessage] = deque()
+        self._news = asyncio.Event()
+        self._verdicts: dict[int, asyncio.Future[ReasonCode]] = {}
+        self.window = WINDOW
+        self._packet_limit: int | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await super().__aenter__()
+        except BaseException:
+            # aiomqtt leaves the socket open, and a broker that answers late would let it take over the session.
+            self._client.disconnect()
+            raise
+        self._disconnected.add_done_callback(self._wake)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._disconnected.done():
+            return
+        will = isinstance(error, Exception)
+        self._client.disconnect(
+            ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message" if will else "Normal disconnection")
+        )
+        await asyncio.wait((self._disconnected,), timeout=self.timeout)
+
+    async def batch(self) -> Sequence[MQTTMessage]:
+        """Wait for messages and take those that have arrived, in order, at most `BATCH`. Cancelling loses none.
+
+        Raises:
+            aiomqtt.MqttError: The connection has ended, and every message before the end was taken.
+        """
+        while not self._inbox:
+            if self._disconnected.done():
+                raise self._disconnected.exception() or aiomqtt.MqttError("the connection was closed")
+            self._news.clear()
+            await self._news.wait()
+        seen = 0
+        while seen < len(self._inbox) < BATCH:  # each turn of the loop reads one packet, if there is one
+            seen = len(self._inbox)
+            await asyncio.sleep(0)
+        return [self._inbox.popleft() for _ in range(min(len(self._inbox), BATCH))]
+
+    def acknowledge(self, messages: Sequence[MQTTMessage]) -> None:
+        """Tell the broker that it need not deliver these again, in the order of their arrival (section 4.6)."""
+        for message in messages:
+            if message.qos:
+                self._client.ack(message.mid, message.qos)
+
+    async def deliver(
+        self, topic: str, payload: bytes, *, retain: bool = False, properties: Properties | None = None
+    ) -> None:
+        """Publish with QoS 1 and wait, without limit, for the broker's verdict.
+
+        Raises:
+            DeniedError: The broker does not take it, and would not take it again.
+            aiomqtt.MqttError: There is no connection.
+        """
+        size = len(topic) + len(payload) + PACKET_OVERHEAD
+        if self._packet_limit is not None and size > self._packet_limit:
+            raise DeniedError(
+                f"{topic}: {len(payload)} bytes are more than the broker takes in a packet, {self._packet_limit}; "
+                "raise the broker's limit (mosquitto: max_packet_size)"
+            )
+        try:
+            sent = self._client.publish(topic, payload, 1, retain, properties)
+        except ValueError as error:
+            raise DeniedError(f"{topic}: can't be published: {error}") from error
+        if sent.rc != MQTT_ERR_SUCCESS:
+            raise aiomqtt.MqttCodeError(sent.rc, f"could not publish on {topic}")
+        verdict = self._verdicts[sent.mid] = asyncio.get_running_loop().create_future()
+        try:
+            reason = await verdict
+        finally:
+            del self._verdicts[sent.mid]
+        if reason.is_failure:
+            raise DeniedError(f"the broker refused a message on {topic}: {reason}; check its access list")
+
+    async def follow(self, filters: Sequence[str]) -> None:
+        """Subscribe with QoS 1; what is retained is sent, also for a filter that was subscribed to before.
+
+        Raises:
+            DeniedError: The broker refused one. That it did not is no proof: some grant all and deliver nothing.
+            aiomqtt.MqttError: The connection has ended.
+        """
+        options = SubscribeOptions(qos=1)
+        verdicts = await self.subscribe([(name, options) for name in filters], timeout=float("inf"))
+        for name, verdict in zip(filters, verdicts, strict=True):
+            if isinstance(verdict, ReasonCode) and verdict.is_failure:
+                raise DeniedError(f"the broker refused the subscription to {name}: {verdict}; check its access list")
+
+    def _wake(self, ended: asyncio.Future[None]) -> None:
+        ended.exception()  # seen: `batch` raises it, if anybody asks
+        self._news.set()
+
+    def _on_connect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        self.window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+        self._packet_limit = getattr(properties, "MaximumPacketSize", None)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        del client, userdata
+        self._inbox.append(message)
+        self._news.set()
+
+    def _on_socket_register_write(self, client: Client, userdata: Any, sock: PahoSocket) -> None:
+        # aiomqtt registers in the loop's next turn, when the socket may be closed and its number another file's.
+        if threading.get_ident() != self._thread:
+            super()._on_socket_register_write(client, userdata, sock)
+            return
+        self._loop.add_writer(sock.fileno(), client.loop_write)
+
+    def _on_publish(
+        self, client: Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        del client, userdata, properties
+        verdict = self._verdicts.get(mid)
+        if verdict is not None and not verdict.done():
+            verdict.set_result(reason_code)
+
+
+def taken_over(error: BaseException) -> bool:
+    """Whether another client with the same id has the session now (section 4.13, reason 0x8E)."""
+    return isinstance(error, TakenOverError) or (
+        isinstance(error, aiomqtt.MqttCodeError) and _code(error) == SESSION_TAKEN_OVER
+    )
+
+
+def explain(error: BaseException, broker: BrokerSettings, client: str) -> str:
+    """Why there is no connection, as a sentence that says what to do."""
+    place = f"{broker.host}:{broker.port}"
+    if taken_over(error):
+        return (
+            f"another agent is connected to {place} as {client!r} and took over the session; "
+            "stop it, or give one of the two another `host` in its settings"
+        )
+    if isinstance(error, MqttConnectError):
+        remedy = CONNECT_REFUSALS.get(_code(error), "see the broker's log")
+        return f"the broker at {place} refused {client!r}: {error.rc}; {remedy}"
+    if isinstance(error, aiomqtt.MqttCodeError):
+        reason = "it closed the connection without a reason" if _code(error) == UNSPECIFIED else error.rc
+        return f"lost the broker at {place}: {reason}"
+    if isinstance(error, OSError):
+        return f"cannot use the files named under [broker], password_file and tls: {error}"
+    return f"cannot reach the broker at {place}: {error}"
+
+
+def packet_properties(packet: int, **values: object) -> Properties:
+    """Properties of one kind of packet (section 2.2.2.2), by their names without blanks; None is left out."""
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties
+
+
+def _code(error: aiomqtt.MqttCodeError) -> int:
+    return error.rc.value if isinstance(error.rc, ReasonCode) else error.rc or 0
+
+
+def _tls(settings: TlsSettings) -> ssl.SSLContext | None:
+    if not settings.enabled:
+        return None
+    context = ssl.create_default_context(cafile=settings.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file is not None:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context

@@ -1,0 +1,71 @@
+"""What waits to be published. It outlives connections, so nothing is lost while there is none."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message to publish."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+class Outbox:
+    """Retained messages, of which only the latest on each topic counts, and events, all of which count, in order.
+
+    One taker at a time: it asks for a `batch`, and calls `delivered` when the broker has all of it. Until then
+    every `batch` is the same one, so that a new connection begins with what the last one may not have delivered.
+
+    Args:
+        spool: Events kept at most. With more, the oldest are dropped, and counted in `dropped`.
+    """
+
+    def __init__(self, *, spool: int) -> None:
+        self.dropped = 0
+        self._spool = spool
+        self._waiting: dict[str | int, Publication] = {}
+        self._events: deque[int] = deque()
+        self._numbered = 0
+        self._taken: Sequence[Publication] = ()
+        self._filled = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._taken or self._waiting)
+
+    def retain(self, topic: str, payload: bytes) -> None:
+        """Publish this, retained, unless something newer on the topic comes first."""
+        self._waiting[topic] = Publication(topic, payload, retain=True)
+        self._filled.set()
+
+    def append(self, topic: str, payload: bytes) -> None:
+        """Publish this after every event before it."""
+        if len(self._events) == self._spool:
+            del self._waiting[self._events.popleft()]
+            self.dropped += 1
+        self._numbered += 1
+        self._events.append(self._numbered)
+        self._waiting[self._numbered] = Publication(topic, payload, retain=False)
+        self._filled.set()
+
+    async def batch(self, size: int) -> Sequence[Publication]:
+        """Wait until there is something to publish, and give at most `size` of it, the oldest first."""
+        if not self._taken:
+            await self._filled.wait()
+            keys = list(islice(self._waiting, size))
+            self._taken = [self._waiting.pop(key) for key in keys]
+            for key in keys:
+                if isinstance(key, int):
+                    self._events.popleft()
+            if not self._waiting:
+                self._filled.clear()
+        return self._taken
+
+    def delivered(self) -> None:
+        """The broker has the last batch."""
+        self._taken = ()
