@@ -90,6 +90,7 @@ def test_verdicts(documents: list[DesiredDocument], verdicts: list[Verdict], tog
     else:
         for document, verdict in zip(documents, verdicts, strict=True):
             with Store.open(path) as store:
+                assert store.judge(document) is verdict
                 assert store.accept([document]) == [verdict]
     expected = {
         (one.scope, one.guest): one for one, verdict in zip(documents, verdicts, strict=True) if verdict is ACCEPTED
