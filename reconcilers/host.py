@@ -109,7 +109,7 @@ class Host:
         self._runtime = runtime
         self._abilities = abilities
         self.paths = StablePaths(runtime / "disks")
-        self._devices = LoopDevices(instance)
+        self._devices = LoopDevices(instance, (runtime / "taps").resolve())
         self._loop = LoopReconciler(self._devices, self.paths)
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
@@ -160,11 +160,12 @@ class Host:
         devices = self._devices.survey()
         recorded = {*self._blktap.survey(), *(claim.key for claim in self._block.survey()), *self.paths.all()}
         names = {disk_id(key): key for key in known | recorded}
-        tagged = {names[device.tag.disk] for device in devices if device.tag and device.tag.disk in names}
         orphans = [
-            Orphan(device.tag.label, device.path) for device in devices if device.tag and device.tag.disk not in names
+            Orphan(device.tag.label if device.tag else disk, device.path)
+            for disk, device in devices.items()
+            if disk not in names
         ]
-        return recorded | tagged, orphans
+        return recorded | {names[disk] for disk in devices.keys() & names.keys()}, orphans
 
     async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
         """What disk `key` really is, and what `source_path` refers to now."""

@@ -159,6 +159,10 @@ class BlktapReconciler:
         self._paths.point(spec.key, device.path)
 
     def _unbind(self, key: DiskKey) -> None:
+        if not TapFolder.of(self._taps, key).alive():
+            # Its device gives nothing but EIO and goes by itself when the last user lets go; until then nobody new
+            # shall find it, nor what the kernel makes under its number afterwards.
+            self._paths.remove(key)
         self._devices.detach(key)
         self._paths.remove(key)
 

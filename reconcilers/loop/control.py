@@ -52,10 +52,15 @@ class LoopFlags(IntFlag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopDevice:
-    """A bound loop device, as the kernel describes it. Sizes and offsets are bytes."""
+    """A bound loop device, as the kernel describes it. Sizes and offsets are bytes.
+
+    `backing`, `tag`, `flags` and the slice are unknown (None, 0) when the file system under the backing file fails, as
+    a FUSE mount does whose server died: LOOP_GET_STATUS64 asks it for the file's attributes and then says nothing at
+    all. The path in sysfs is still told, and `error` says what failed.
+    """
 
     minor: int
-    backing: FileId
+    backing: FileId | None
     tag: Tag | None
     flags: LoopFlags
     offset: int
@@ -63,6 +68,8 @@ class LoopDevice:
     size_bytes: int
     logical_block_size: int
     diskseq: int | None
+    backing_path: str | None = None
+    error: int = 0
 
     @property
     def path(self) -> str:
@@ -208,7 +215,9 @@ def describe(minor: int) -> LoopDevice | None:
     except OSError as error:
         if error.errno in {errno.ENXIO, errno.ENOENT, errno.ENODEV}:
             return None
-        raise
+        raise DiskError(
+            Reason.KERNEL_ERROR, f"looking at {node(minor)} failed: {error.strerror} (errno {error.errno})"
+        ) from error
 
 
 def _describe(fd: int, minor: int) -> LoopDevice | None:
@@ -217,7 +226,7 @@ def _describe(fd: int, minor: int) -> LoopDevice | None:
     except OSError as error:
         if error.errno == errno.ENXIO:  # not bound, or on its way to that
             return None
-        raise
+        return _describe_dead(fd, minor, error)
     device, inode, _, offset, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(raw)
     return LoopDevice(
         minor=minor,
@@ -229,6 +238,26 @@ def _describe(fd: int, minor: int) -> LoopDevice | None:
         size_bytes=_number(fd, _BLKGETSIZE64, "=Q"),
         logical_block_size=_number(fd, _BLKSSZGET, "=I"),
         diskseq=_diskseq(fd),
+    )
+
+
+def _describe_dead(fd: int, minor: int, error: OSError) -> LoopDevice | None:
+    try:
+        path = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text(encoding="utf-8").rstrip("\n")
+    except FileNotFoundError:
+        return None
+    return LoopDevice(
+        minor=minor,
+        backing=None,
+        tag=None,
+        flags=LoopFlags.NONE,
+        offset=0,
+        size_limit=0,
+        size_bytes=_number(fd, _BLKGETSIZE64, "=Q"),
+        logical_block_size=_number(fd, _BLKSSZGET, "=I"),
+        diskseq=_diskseq(fd),
+        backing_path=path,
+        error=error.errno or errno.EIO,
     )
 
 
@@ -248,7 +277,8 @@ def try_detach(device: LoopDevice) -> bool:
     """Take a device down if nobody has it open.
 
     LOOP_CLR_FD always says 0. If others have the device open it only marks it AUTOCLEAR, that is, to be yanked when
-    the last of them closes; then the mark is taken off again and the device is as it was (loop.c, `loop_clr_fd`).
+    the last of them closes; then the mark is taken off again and the device is as it was (loop.c, `loop_clr_fd`). It
+    stays on a device whose backing file system is dead: nothing but EIO comes from that, so it may go by itself.
 
     Returns:
         True if the device is going or already was somebody else's; False if it is in use.
@@ -272,9 +302,7 @@ def _still_bound(fd: int) -> bool:
     try:
         raw = bytearray(fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_INFO.size)))
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            return False
-        raise
+        return error.errno != errno.ENXIO
     fields = list(_INFO.unpack(raw))
     fields[8] &= ~LoopFlags.AUTOCLEAR
     fcntl.ioctl(fd, _LOOP_SET_STATUS64, _INFO.pack(*fields))

@@ -1,5 +1,7 @@
 """Our loop devices on this host: found by their tags, made, and taken down unless in use."""
 
+from pathlib import Path
+
 from reconcilers.actual import FileId
 from reconcilers.errors import DiskError
 from reconcilers.holders import describe_holders
@@ -15,16 +17,18 @@ DEFAULT_BLOCK_SIZE = 512
 class LoopDevices:
     """One instance's loop devices. What is remembered is only where to look; every answer is the kernel's."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, taps: Path) -> None:
+        """Args: this agent's instance, and the folder whose taps' exports devices of ours stand on."""
         self._instance = instance
+        self._taps = taps
         self._numbers = LoopNumbers()
         self._minors: dict[str, int] = {}
 
-    def survey(self) -> list[LoopDevice]:
-        """Look at every bound loop device of the host, and return those that carry this instance's tag."""
+    def survey(self) -> dict[str, LoopDevice]:
+        """Look at every bound loop device of the host; those of this instance, by the id of their disk."""
         self._numbers.learn()
-        ours = [device for device in bound_devices() if device.tag and device.tag.instance == self._instance]
-        self._minors = {device.tag.disk: device.minor for device in ours if device.tag}
+        ours = {disk: device for device in bound_devices() if (disk := self._disk_of(device))}
+        self._minors = {disk: device.minor for disk, device in ours.items()}
         return ours
 
     def find(self, key: DiskKey) -> LoopDevice | None:
@@ -33,14 +37,10 @@ class LoopDevices:
         if minor is None:
             return None
         device = control.describe(minor)
-        if device is None or device.tag is None or (device.tag.instance, device.tag.disk) != self._mark(key):
+        if device is None or self._disk_of(device) != disk_id(key):
             del self._minors[disk_id(key)]
             return None
         return device
-
-    def key_of_event(self, minor: int) -> str | None:
-        """The id of the disk that was last seen on loop device `minor`."""
-        return next((disk for disk, number in self._minors.items() if number == minor), None)
 
     def attach(
         self,
@@ -81,8 +81,13 @@ class LoopDevices:
         del self._minors[disk_id(key)]
         self._numbers.give_back(device.minor)
 
-    def _mark(self, key: DiskKey) -> tuple[str, str]:
-        return self._instance, disk_id(key)
+    def _disk_of(self, device: LoopDevice) -> str | None:
+        """The id of the disk that a device of this instance belongs to."""
+        if device.tag:
+            return device.tag.disk if device.tag.instance == self._instance else None
+        # Its tap is dead and its tag can't be read: the path of the export is ours alone, and names the disk too.
+        export = Path(device.backing_path or "/")
+        return export.parent.name if export.parent.parent == self._taps else None
 
 
 def bound_devices() -> list[LoopDevice]:

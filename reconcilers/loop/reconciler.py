@@ -27,7 +27,7 @@ class LoopReconciler:
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
         device = self._devices.find(key)
-        if device is None:
+        if device is None or device.backing is None:
             return None
         return Attached(
             backend=Backend.LOOP,
