@@ -245,18 +245,20 @@ class BusSession:
 
     async def _take(self, connection: Connection, batch: Sequence[MQTTMessage], tasks: asyncio.TaskGroup) -> None:
         messages = [Message.received(raw) for raw in batch]
-        documents, commands = list[Message](), list[Message]()
+        documents, commands, others = list[Message](), list[Message](), list[tuple[Message, Topic | None]]()
         for message in messages:
             match self._parse(message.topic):
                 case DesiredTopic(scope) if scope in self._scopes:
                     documents.append(message)
                 case CommandTopic():
                     commands.append(message)
-                case other:
-                    await self._note(connection, message, other)
+                case topic:
+                    others.append((message, topic))
         if documents:
             await self._hand_over(self._on_documents(documents))
         connection.acknowledge(batch)
+        for message, topic in others:
+            await self._note(connection, message, topic)
         if any(message.topic == self._topics.sync and message.payload == self._nonce for message in messages):
             self._nonce, self._trouble, self._last_sync = None, None, datetime.now(UTC)
             log.info("everything retained has arrived", broker=f"{self._broker.host}:{self._broker.port}")
@@ -270,7 +272,8 @@ class BusSession:
             case SyncTopic():
                 return
             case AgentTopic():
-                await self._yield_to_another(connection, message.payload)
+                if message.retain:
+                    await self._yield_to_another(connection, message.payload)
             case DesiredTopic(Scope("group", group)):
                 log.info("left a group that older settings had joined", group=group)
                 await connection.unsubscribe(self._topics.group_filter(group), timeout=float("inf"))
