@@ -19,10 +19,10 @@ refuse_old_python() {
         die "$("$PYTHON" --version) is too old" "Python 3.11 or newer is needed: use Debian 12 or 13."
 }
 
-# The package that has qemu-storage-daemon: it moved with Debian 13.
-storage_daemon_package() {
-    if grep -qs '^VERSION_ID="12"' /etc/os-release; then echo qemu-system-common; else echo qemu-utils; fi
-}
+# qemu-img and qemu-storage-daemon; the latter moved between the two with Debian 13.
+QEMU_PACKAGES=(qemu-utils)
+if grep -qs '^VERSION_ID="12"' /etc/os-release; then QEMU_PACKAGES+=(qemu-system-common); fi
+readonly QEMU_PACKAGES
 
 # install_packages NAME… - by apt, those that are missing
 install_packages() {
