@@ -1,0 +1,65 @@
+"""What every test may use, and the check after all of them that nothing is left on the host."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconcilers.loop import control
+from tests.broker import Broker, running_broker
+from tests.workbench import Bench, storage_daemons
+from tests.workbench import bench as running_bench
+
+NEEDS = {
+    "/dev/loop-control": "the loop driver: modprobe loop",
+    "/dev/fuse": "FUSE: modprobe fuse",
+}
+PROGRAMS = ("qemu-storage-daemon", "qemu-img", "mosquitto")
+
+
+def _lacking() -> list[str]:
+    lacking = [why for path, why in NEEDS.items() if not os.access(path, os.R_OK | os.W_OK)]
+    return lacking + [program for program in PROGRAMS if shutil.which(program, path=_PATH) is None]
+
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+@pytest.fixture(scope="session")
+def host_parts() -> None:
+    """The kernel's drivers and the servers: their lack fails the run in CI, and is a reason to skip elsewhere."""
+    if lacking := _lacking():
+        message = f"this machine lacks {', '.join(lacking)}"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """One broker for all tests that do not harm it."""
+    with running_broker() as shared:
+        yield shared
+
+
+@pytest.fixture
+def bench(host_parts: None, broker: Broker) -> Iterator[Bench]:
+    """A host with its agent running, on the shared broker."""
+    with running_bench(broker=broker) as host:
+        yield host
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Every loop device, FUSE mount and storage daemon that a test made is gone at the end."""
+    before = _belongings()
+    yield
+    left = _belongings() - before
+    assert not left, f"tests left these on the host: {sorted(left)}"
+
+
+def _belongings() -> set[str]:
+    loops = {f"loop device {minor}" for minor in control.bound_minors()}
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    fuse = {f"mount {line.split()[1]}" for line in mounts if line.split()[2].startswith("fuse")}
+    return loops | fuse | {f"process {pid}" for pid, _ in storage_daemons()}
