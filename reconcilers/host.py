@@ -67,7 +67,9 @@ async def probe() -> HostAbilities:
     if problem := _unopenable("/dev/fuse"):
         missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe fuse`"
     if server is None:
-        missing[Backend.BLKTAP] = f"{storage_daemon.PROGRAM} is not installed; `apt-get install qemu-system-common`"
+        missing[Backend.BLKTAP] = (
+            f"{storage_daemon.PROGRAM} is not installed; `apt-get install qemu-utils`, on Debian 12 qemu-system-common"
+        )
     tap_formats = frozenset[Format]() if Backend.BLKTAP in missing else storage_daemon.formats()
     return HostAbilities(
         missing=missing,
