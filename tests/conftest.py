@@ -3,13 +3,11 @@
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from reconcilers.loop import control
 from tests.broker import Broker, running_broker
-from tests.workbench import Bench, storage_daemons
+from tests.workbench import Bench, belongings
 from tests.workbench import bench as running_bench
 
 NEEDS = {
@@ -52,14 +50,7 @@ def bench(host_parts: None, broker: Broker) -> Iterator[Bench]:
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left() -> Iterator[None]:
     """Every loop device, FUSE mount and storage daemon that a test made is gone at the end."""
-    before = _belongings()
+    before = belongings()
     yield
-    left = _belongings() - before
+    left = belongings() - before
     assert not left, f"tests left these on the host: {sorted(left)}"
-
-
-def _belongings() -> set[str]:
-    loops = {f"loop device {minor}" for minor in control.bound_minors()}
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    fuse = {f"mount {line.split()[1]}" for line in mounts if line.split()[2].startswith("fuse")}
-    return loops | fuse | {f"process {pid}" for pid, _ in storage_daemons()}

@@ -32,6 +32,9 @@ PATIENCE = 20.0
 
 FLEET = "test"
 
+FOLDER_PREFIX = "tapster-"
+"""All that a bench makes on the host names its folder, and that is how it is found."""
+
 
 class Bench:
     """One host: an agent, its broker, its folders, and an operator's ear on the bus."""
@@ -211,8 +214,8 @@ class Bench:
         if self._agent is not None:
             self._agent.kill()
             self._agent.wait()
-        self._ear.loop_stop()
         self._ear.disconnect()
+        self._ear.loop_stop()
         for device in self.loops():
             control.try_detach(device)
         for pid in self.servers():
@@ -250,7 +253,7 @@ class Bench:
 def bench(settings: str = "", broker: Broker | None = None) -> Iterator[Bench]:
     """A host with its agent running; `settings` are more lines of TOML. Everything is gone after the block."""
     with running_broker() if broker is None else _given(broker) as chosen:
-        folder = Path(tempfile.mkdtemp(prefix="tapster-"))
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
         host = Bench(folder, chosen, settings)
         try:
             host.start()
@@ -264,6 +267,16 @@ def bench(settings: str = "", broker: Broker | None = None) -> Iterator[Bench]:
 @contextmanager
 def _given(broker: Broker) -> Iterator[Broker]:
     yield broker
+
+
+def belongings() -> set[str]:
+    """Loop devices, FUSE mounts and storage daemons on this host that any bench has made."""
+    mark = f"{tempfile.gettempdir()}/{FOLDER_PREFIX}"
+    files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in control.bound_minors()}
+    loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in file.read_text()}
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    fuse = {words[1] for words in mounts if words[2].startswith("fuse") and mark in words[1]}
+    return loops | fuse | {f"process {pid}" for pid, words in storage_daemons() if mark in words}
 
 
 def domain(guest: str, *disks: str) -> str:
