@@ -49,7 +49,7 @@ def run(files: list[Path], output: Literal["table", "json"]) -> int:
 def _inspect(file: Path) -> Iterator[_Inspected]:
     limits = Limits()
     try:
-        document = _read(file, limits.max_bytes + 1)
+        document = read(file, limits.max_bytes + 1)
     except OSError as error:
         message = f"the file can't be read: {error.strerror}; check its name and permissions"
         yield _Inspected(file, DocumentRejected(Finding(Reason.UNREADABLE, message, "/", None)))
@@ -58,7 +58,8 @@ def _inspect(file: Path) -> Iterator[_Inspected]:
         yield _Inspected(file, outcome)
 
 
-def _read(file: Path, most: int) -> bytes:
+def read(file: Path, most: int) -> bytes:
+    """At most so many bytes of a file, of standard input if it is `-`; OSError where that fails."""
     if file == _STDIN:
         return sys.stdin.buffer.read(most)
     with file.open("rb") as stream:

@@ -1,6 +1,7 @@
 """Texts that mean harm: refused with the right word, in bounded time."""
 
 import random
+import re
 import time
 
 import pytest
@@ -64,6 +65,17 @@ def test_what_looks_odd_but_is_fine() -> None:
         domain().replace(b"kvm'", b"kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"),
     ):
         assert parse_domain(document).name == "web"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration_file() -> None:
+    assert parse_file(b"\xef\xbb\xbfname = 'web'")[0].name == "web"
+
+
+def test_the_second_lock_on_doctypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.definition.document._DOCTYPE", re.compile(rb"(?!)"))
+    with pytest.raises(DocumentRejected) as rejected:
+        parse_domain(b"<!DOCTYPE domain><domain/>")
+    assert rejected.value.findings[0].reason == "DoctypeForbidden"
 
 
 def test_lines_count_from_the_documents_own_first_line() -> None:

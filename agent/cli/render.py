@@ -1,0 +1,205 @@
+"""`tapster render`: the disk part that a hypervisor needs to use what tapster brings up.
+
+Every disk that tapster serves is a raw block device behind its stable path, whatever the image is, so that is all a
+hypervisor has to know. What else the definition says (bus addresses, boot order) is for its author to carry over.
+"""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.sax.saxutils import quoteattr
+
+from agent.cli.inspect import read
+from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_file
+from reconcilers.spec import Device
+from reconcilers.stable_path import StablePaths
+
+Hypervisor = Literal["libvirt", "xl", "qemu", "cloud-hypervisor", "firecracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """One disk as a hypervisor sees it. `path` is None for an empty cdrom or floppy drive."""
+
+    target: str
+    device: Device
+    path: str | None
+    read_only: bool
+    shareable: bool
+    direct_io: bool
+    logical_block_size: int | None
+
+
+def drives(guest: GuestDefinition, runtime: Path) -> list[Drive]:
+    """The disks of a guest that can be served, with their stable paths below the runtime folder."""
+    paths = StablePaths(runtime / "disks")
+    return [
+        Drive(
+            target=spec.key.target,
+            device=spec.device,
+            path=str(paths.path(spec.key)) if spec.source is not None else None,
+            read_only=spec.read_only,
+            shareable=spec.shareable,
+            direct_io=spec.direct_io,
+            logical_block_size=spec.logical_block_size,
+        )
+        for disk in guest.disks
+        if (spec := disk.spec) is not None
+    ]
+
+
+def run(file: Path, to: Hypervisor, *, runtime: Path = Path("/run/tapster")) -> int:
+    """Print the disk part of one guest's configuration for a hypervisor.
+
+    Args:
+        file: A definition with one guest; `-` is standard input.
+        to: The hypervisor.
+        runtime: The agent's runtime folder, which the stable paths are below.
+
+    Returns:
+        0, or 1 when the file or one of its disks was refused. What can be used of it is printed even so.
+    """
+    limits = Limits()
+    try:
+        guests = parse_file(read(file, limits.max_bytes + 1), limits=limits)
+    except (OSError, DocumentRejected) as error:
+        sys.stderr.write(f"{file}: {error}\n")
+        return 1
+    if len(guests) != 1:
+        sys.stderr.write(f"{file}: it has {len(guests)} guests; give a file with one\n")
+        return 1
+    found = drives(guests[0], runtime)
+    left_out = [drive for drive in found if to in _NO_DRIVES and _removable(drive)]
+    sys.stdout.write(_RENDERERS[to]([drive for drive in found if drive not in left_out]))
+    for drive in left_out:
+        sys.stderr.write(f"{file}: {to} has no {drive.device} drives; '{drive.target}' is left out\n")
+    findings = [finding for disk in guests[0].disks for finding in disk.refused]
+    for finding in findings:
+        sys.stderr.write(_line(file, finding))
+    return 1 if findings else 0
+
+
+def _line(file: Path, finding: Finding) -> str:
+    return f"{file}:{finding.line}: {finding.reason}: {finding.message}\n"
+
+
+def _removable(drive: Drive) -> bool:
+    return drive.device in {Device.CDROM, Device.FLOPPY}
+
+
+def libvirt(found: Sequence[Drive]) -> str:
+    """`<disk>` elements (https://libvirt.org/formatdomain.html)."""
+    return "".join(map(_libvirt_disk, found))
+
+
+def _libvirt_disk(drive: Drive) -> str:
+    name = "phy" if drive.target.startswith("xvd") else "qemu"
+    cache = " cache='none'" if drive.direct_io else ""
+    lines = [
+        f"<disk type='block' device='{drive.device}'>",
+        f"  <driver name='{name}' type='raw'{cache}/>",
+        f"  <source dev={quoteattr(drive.path)}/>" if drive.path else "",
+        f"  <target dev='{drive.target}'/>",
+        f"  <blockio logical_block_size='{drive.logical_block_size}'/>" if drive.logical_block_size else "",
+        "  <readonly/>" if drive.read_only else "",
+        "  <shareable/>" if drive.shareable else "",
+        "</disk>",
+    ]
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def xl(found: Sequence[Drive]) -> str:
+    """A `disk` list (xl-disk-configuration(5))."""
+    lines = [f"  {json.dumps(_xl_disk(drive), ensure_ascii=False)},\n" for drive in found]
+    return "disk = [\n" + "".join(lines) + "]\n"
+
+
+def _xl_disk(drive: Drive) -> str:
+    access = "ro" if drive.read_only else "rw"
+    parts = ["format=raw", f"vdev={drive.target}", f"access={access}"]
+    if drive.path:
+        parts.append("backendtype=phy")
+    if drive.device is Device.CDROM:
+        parts.append("devtype=cdrom")
+    if drive.path:
+        parts.append(f"target={drive.path}")  # takes the rest of the string, commas included: it stays last
+    return ",".join(parts)
+
+
+def qemu(found: Sequence[Drive]) -> str:
+    """Arguments for a shell, one a line (qemu-system(1), `-blockdev` and `-device`)."""
+    arguments = [argument for number, drive in enumerate(found) for argument in _qemu_arguments(number, drive)]
+    return " \\\n".join(f"{option} {shlex.quote(json.dumps(value))}" for option, value in arguments) + "\n"
+
+
+def _qemu_arguments(number: int, drive: Drive) -> list[tuple[str, dict[str, Any]]]:
+    node = f"disk{number}"  # a node's name has 31 characters at most, a target 32
+    device: dict[str, Any] = {"driver": _qemu_frontend(drive), "id": f"{node}-{drive.target}"}
+    if drive.logical_block_size and not _removable(drive):
+        device["logical_block_size"] = drive.logical_block_size
+    if drive.path is None:
+        return [("-device", device)]
+    device["drive"] = node
+    if drive.shareable:
+        device["share-rw"] = True
+    blockdev = {
+        "driver": "host_device",
+        "node-name": node,
+        "filename": drive.path,
+        "read-only": drive.read_only,
+        "cache": {"direct": drive.direct_io},
+    }
+    return [("-blockdev", blockdev), ("-device", device)]
+
+
+def _qemu_frontend(drive: Drive) -> str:
+    on_scsi = drive.target.startswith("sd")
+    match drive.device:
+        case Device.CDROM:
+            return "scsi-cd" if on_scsi else "ide-cd"
+        case Device.FLOPPY:
+            return "floppy"
+        case Device.LUN:
+            return "scsi-block"
+        case Device.DISK:
+            return "scsi-hd" if on_scsi else "ide-hd" if drive.target.startswith("hd") else "virtio-blk-pci"
+
+
+def cloud_hypervisor(found: Sequence[Drive]) -> str:
+    """The `disks` of a VmConfig, for its HTTP API's `vm.create`."""
+    disks = [
+        {"id": drive.target, "path": drive.path, "readonly": drive.read_only, "direct": drive.direct_io}
+        for drive in found
+    ]
+    return json.dumps({"disks": disks}, indent=2) + "\n"
+
+
+def firecracker(found: Sequence[Drive]) -> str:
+    """The `drives` of a configuration file. The first disk is the root device, as Firecracker wants one named."""
+    listed = [
+        {
+            "drive_id": re.sub(r"\W", "_", drive.target, flags=re.ASCII),
+            "path_on_host": drive.path,
+            "is_root_device": number == 0,
+            "is_read_only": drive.read_only,
+        }
+        for number, drive in enumerate(found)
+    ]
+    return json.dumps({"drives": listed}, indent=2) + "\n"
+
+
+_RENDERERS: dict[Hypervisor, Callable[[Sequence[Drive]], str]] = {
+    "libvirt": libvirt,
+    "xl": xl,
+    "qemu": qemu,
+    "cloud-hypervisor": cloud_hypervisor,
+    "firecracker": firecracker,
+}
+
+_NO_DRIVES: frozenset[Hypervisor] = frozenset({"cloud-hypervisor", "firecracker"})
+"""Hypervisors without drives whose medium can be changed."""
