@@ -136,6 +136,10 @@ class FleetTopics:
         """Filter: the guest statuses of all hosts."""
         return f"{self.prefix}/hosts/+/status/guests/+"
 
+    def status_anywhere(self, guest: str) -> str:
+        """Filter: the statuses of one guest, on every host that has it."""
+        return f"{self.prefix}/hosts/+/status/guests/{_guest(guest)}"
+
     def of(self, host: str) -> "Topics":
         """The topics of one host."""
         return Topics(self.fleet, host)

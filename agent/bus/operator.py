@@ -1,0 +1,134 @@
+"""An operator's connection: look at what is retained, publish, ask hosts, follow what changes.
+
+It has a channel of its own for each of two things: `<prefix>/operators/<client id>/sync` for the nonce that comes
+back behind everything retained, and `…/replies` for answers. Nothing on either is retained.
+"""
+
+import asyncio
+import math
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+
+from agent.bus.connection import Connection, DeniedError, explain, packet_properties
+from agent.bus.message import Message
+from agent.bus.topics import FleetTopics, Verb
+from agent.settings import Settings
+
+QUIET_SECONDS = 2.0
+"""Where the nonce does not come back, what is retained counts as complete after this long without a message."""
+
+
+class BusError(Exception):
+    """The bus can't be used. The message says why and what to do."""
+
+
+class Operator:
+    """What an operator does on the bus. One thing at a time: all of it reads from the same connection.
+
+    Attributes:
+        topics: The fleet's topics.
+        complete: False once the broker kept the nonce back, so that something retained may be missing.
+    """
+
+    def __init__(self, connection: Connection, topics: FleetTopics, client: str) -> None:
+        self.topics = topics
+        self.complete = True
+        self._connection = connection
+        self._sync = topics.operator(client, "sync")
+        self._replies = topics.operator(client, "replies")
+        self._pending: deque[Message] = deque()
+
+    async def retained(self, *filters: str) -> list[Message]:
+        """Everything retained under the filters, each topic once and as it is now; `message` goes on with changes."""
+        nonce = secrets.token_hex(8).encode()
+        await self._connection.follow([*filters, self._sync])
+        await self._connection.deliver(self._sync, nonce)
+        found: dict[str, Message] = {}
+        while (message := await self.message(QUIET_SECONDS)) is not None:
+            if message.topic == self._sync and message.payload == nonce:
+                return [message for message in found.values() if message.payload]
+            found[message.topic] = message
+        self.complete = False
+        return [message for message in found.values() if message.payload]
+
+    async def message(self, seconds: float | None = None) -> Message | None:
+        """The next message, or None if there is none for so many seconds."""
+        if not self._pending:
+            try:
+                async with asyncio.timeout(seconds):
+                    batch = await self._connection.batch()
+            except TimeoutError:
+                return None
+            self._connection.acknowledge(batch)
+            self._pending.extend(map(Message.received, batch))
+        return self._pending.popleft()
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Publish, retained; the broker has it when this returns."""
+        await self._connection.deliver(topic, payload, retain=True)
+
+    async def ask(
+        self,
+        hosts: Iterable[str],
+        verb: Verb,
+        payload: bytes = b"",
+        *,
+        seconds: float,
+        properties: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """Send a request to hosts, and yield each host's reply as it comes; the silent ones are left out.
+
+        Args:
+            hosts: Whom to ask.
+            verb: What to ask.
+            payload: The request's payload.
+            seconds: How long to wait for replies; a host that connects later never sees the request.
+            properties: User properties of the request.
+        """
+        await self._connection.follow([self._replies])
+        waiting = {secrets.token_bytes(8): host for host in hosts}
+        for correlation, host in waiting.items():
+            request = packet_properties(
+                PacketTypes.PUBLISH,
+                ResponseTopic=self._replies,
+                CorrelationData=correlation,
+                MessageExpiryInterval=math.ceil(seconds),
+                UserProperty=list((properties or {}).items()),
+            )
+            await self._connection.deliver(self.topics.of(host).command(verb), payload, properties=request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while waiting and (message := await self.message(deadline - loop.time())) is not None:
+            host = waiting.pop(message.correlation or b"", "")
+            if host and message.topic == self._replies:
+                yield host, message.payload
+
+
+@asynccontextmanager
+async def operator(settings: Settings) -> AsyncIterator[Operator]:
+    """Connect as an operator, with the user and the certificates of the settings.
+
+    Raises:
+        BusError: The broker can't be reached, refuses, or went away inside the block.
+    """
+    broker = settings.broker
+    client = f"operator-{secrets.token_hex(6)}"
+    remedy = "start one with `tapster broker --dev`, or set broker.host and broker.port"
+    try:
+        connection = Connection(broker, client=client, user=settings.host)
+    except OSError as error:
+        raise BusError(explain(error, broker, client)) from error
+    try:
+        async with connection:
+            yield Operator(connection, FleetTopics(settings.fleet), client)
+    except DeniedError as error:
+        raise BusError(str(error)) from error
+    except aiomqtt.MqttCodeError as error:
+        raise BusError(explain(error, broker, client)) from error
+    except aiomqtt.MqttError as error:
+        raise BusError(f"{explain(error, broker, client)}; {remedy}") from error

@@ -1,0 +1,91 @@
+"""The definitions in files, each as the domain XML that goes on the bus, with what is wrong said before it is sent."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxml import etree
+
+from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_file
+from agent.definition.document import parse_xml, text_of
+from agent.definition.domain import domains_in
+from agent.settings import Settings
+
+STDIN = Path("-")
+
+
+class RefusedError(Exception):
+    """Nothing is pushed. The message says what every host would refuse, with places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A guest to push: its domain XML, or None to take its disks down."""
+
+    guest: str
+    xml: str | None
+
+
+def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definition]:
+    """Read and check files. A disk that would be refused is a warning as long as the guest has another.
+
+    Raises:
+        RefusedError: A file can't be read, hosts would reject a document or all disks of a guest, or a guest stands
+            in two places.
+    """
+    limits = Limits(
+        max_bytes=settings.limits.document_bytes,
+        max_disks=settings.limits.disks_per_guest,
+        max_depth=settings.limits.xml_depth,
+    )
+    found = [definition for file in files for definition in _read(file, limits)]
+    names = [definition.guest for definition in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RefusedError(f"guest {twice!r} is defined twice; push one definition of it")
+    return found
+
+
+def _read(file: Path, limits: Limits) -> Iterator[Definition]:
+    try:
+        document = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+    except OSError as error:
+        raise RefusedError(f"{file}: can't be read: {error.strerror}; check its name and permissions") from error
+    try:
+        guests = parse_file(document, limits=limits)
+        text = text_of(document, limits)
+    except DocumentRejected as rejected:
+        raise RefusedError(_places(file, rejected.findings)) from rejected
+    if not text.lstrip().startswith(b"<"):
+        raise RefusedError(
+            f"{file}: is a guest configuration file of xm or xl; push its XML, which "
+            "`virsh domxml-from-native xen-xl FILE` prints"
+        )
+    for guest, xml in zip(guests, _domains(text, limits), strict=True):
+        _check(file, guest)
+        yield Definition(guest.name, xml)
+
+
+def _domains(text: bytes, limits: Limits) -> list[str]:
+    """The XML of each domain in a file; as it stands where there is only one."""
+    root = parse_xml(text, limits, several=True)
+    domains = domains_in(root)
+    if len(domains) <= 1 and root.tag == "domain":
+        return [text.decode()]
+    return [etree.tostring(domain, encoding="unicode", with_tail=False) for domain in domains]
+
+
+def _check(file: Path, guest: GuestDefinition) -> None:
+    findings = [finding for disk in guest.disks for finding in disk.refused]
+    if not findings:
+        return
+    if not any(disk.spec for disk in guest.disks):
+        raise RefusedError(f"guest {guest.name!r}: every disk would be refused\n{_places(file, findings)}")
+    sys.stderr.write(f"tapster push: guest {guest.name!r}: disks will be refused\n{_places(file, findings)}\n")
+
+
+def _places(file: Path, findings: Sequence[Finding]) -> str:
+    return "\n".join(
+        f"{file}{f':{finding.line}' if finding.line else ''}: {finding.reason}: {finding.message}"
+        for finding in findings
+    )

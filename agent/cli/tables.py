@@ -1,0 +1,141 @@
+"""What `tapster status` and `tapster watch` show: hosts, a table of disks, and what to do about the rest."""
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agent.bus.fleet import Fleet, rejection, trouble
+from agent.status import DiskStatus, GuestStatus, Phase
+
+STYLES = {
+    Phase.UP: "green",
+    Phase.DOWN: "dim",
+    Phase.PENDING: "cyan",
+    Phase.ATTACHING: "cyan",
+    Phase.DETACHING: "cyan",
+    Phase.WITHDRAWN: "yellow",
+    Phase.DEGRADED: "yellow",
+    Phase.IN_USE: "yellow",
+    Phase.ORPHANED: "yellow",
+    Phase.REFUSED: "red",
+    Phase.FAILED: "bold red",
+    Phase.LOST: "bold red",
+}
+STATES = {"online": "green", "offline": "yellow", "lost": "bold red"}
+
+PIPE_WIDTH = 240
+"""Columns where no terminal says how many there are: enough that nothing is folded in a log."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that takes text as it is; in a pipe it does not fold at 80 columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+
+
+def fleet_view(fleet: Fleet) -> RenderableType:
+    """Everything there is to show."""
+    parts: list[RenderableType] = [*_hosts(fleet)]
+    if fleet.guests:
+        parts += [_disk_table(fleet), *_sentences(fleet)]
+    return Group(*parts)
+
+
+def printable(text: str) -> str:
+    """Foreign text without what a terminal would act upon."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def size(count: int | None) -> str:
+    """Bytes as people read them: `4.0 GiB`."""
+    if count is None:
+        return "-"
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:  # noqa: PLR2004 - the step from unit to unit
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def age(since: datetime) -> str:
+    """Time since a moment, by its largest unit: `45s`, `12m`, `3h`, `9d`."""
+    seconds = max(0, int((datetime.now(UTC) - since).total_seconds()))
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def backend(disk: DiskStatus) -> str:
+    """What was asked for, and what serves it where that differs: `blktap qcow → storage-daemon`."""
+    asked = " ".join(word for word in (disk.requested.backend, disk.requested.format) if word) or "-"
+    if disk.effective is None:
+        return asked
+    given = f"{disk.effective.backend} {disk.effective.format}"
+    server = "" if disk.effective.server == "kernel" else f" by {disk.effective.server}"
+    return f"{asked}{server}" if given == asked else f"{asked} → {given}{server}"
+
+
+def sentence(guest: GuestStatus, disk: DiskStatus) -> str:
+    """What is wrong with a disk, and what to do about it."""
+    name = f"{guest.host}: {guest.guest}/{disk.target}"
+    if disk.error is None:
+        return f"{name} is {disk.phase}"
+    retry = f" Attempt {disk.attempts}; the next one is at {disk.next_retry:%H:%M:%S} UTC." if disk.next_retry else ""
+    message = disk.error.message.rstrip(".")
+    return f"{name} is {disk.phase}: {disk.error.reason}: {message}. {disk.error.reason.remedy}{retry}"
+
+
+def _hosts(fleet: Fleet) -> Iterator[Text]:
+    for name in sorted({*fleet.hosts, *(host for host, _ in fleet.guests)}):
+        agent = fleet.hosts.get(name)
+        if agent is None:
+            yield Text(f"host {name}: its agent has said nothing about itself", style="yellow")
+            continue
+        line = Text(f"host {name}: ")
+        line.append(agent.state, STATES[agent.state])
+        backends = ", ".join(agent.capabilities.backends) or "no backend"
+        yield line.append(printable(f", tapster {agent.version}, {backends}"))
+
+
+def _disk_table(fleet: Fleet) -> Table:
+    several = len({host for host, _ in fleet.guests}) > 1
+    table = Table(
+        "guest", "target", "phase", "backend", "size", "device", "stable path", "since", "why", pad_edge=False
+    )
+    for status in fleet.ordered():
+        name = f"{status.host}: {status.guest}" if several else status.guest
+        for disk in status.disks:
+            cells = (
+                name,
+                disk.target,
+                disk.phase,
+                backend(disk),
+                size(disk.size_bytes),
+                disk.device_path or "-",
+                disk.stable_path or "-",
+                age(disk.since),
+                disk.error.reason if disk.error else "",
+            )
+            row = [Text(printable(cell), overflow="fold") for cell in cells]
+            row[2].stylize(STYLES[disk.phase])
+            table.add_row(*row)
+        if not status.disks:
+            table.add_row(Text(printable(name)), "-", Text(status.phase, style=STYLES[status.phase]))
+    return table
+
+
+def _sentences(fleet: Fleet) -> Iterator[Text]:
+    for status in fleet.ordered():
+        if why := rejection(status):
+            name = f"{status.host}: {status.guest}"
+            yield Text(printable(f"{name}: the last document was turned away: {why}"), style="red")
+        if status.phase is Phase.WITHDRAWN:
+            yield Text(printable(f"{status.host}: {status.guest} is {status.phase}: its document was removed"))
+        for disk in trouble(status):
+            yield Text(printable(sentence(status, disk)), style=STYLES[disk.phase])
