@@ -1,7 +1,7 @@
 """Guest definitions: text in, frozen values out, and every fault of the text with its place.
 
 Nothing here touches the host. `parse_domain` reads what comes over the bus; `parse_file` reads what a person has in
-a file, which may also be a guest configuration file for xm or xl.
+a file, which may also be a guest configuration file for xm or xl, or xend's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from agent.definition.configuration import guest_from_configuration
 from agent.definition.document import parse_xml, text_of
 from agent.definition.domain import domains_in, guest_from
 from agent.definition.model import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits
+from agent.definition.sxp import guest_from_sxp, lists_in
 
 __all__ = [
     "DiskDefinition",
@@ -42,7 +43,9 @@ def parse_domain(document: bytes, *, name: str | None = None, limits: Limits = _
 
 
 def parse_file(document: bytes, *, name: str | None = None, limits: Limits = _LIMITS) -> list[GuestDefinition]:
-    """Read what a person has in a file: one or several `<domain>`s, or a guest configuration file of xm or xl.
+    """Read what a person has in a file.
+
+    That is one or several `<domain>`s, a guest configuration file of xm or xl, or domains as xend kept them.
 
     Args:
         document: The file's bytes, UTF-8.
@@ -77,6 +80,8 @@ def parse_each(
 
 def _guests(text: bytes, name: str | None, limits: Limits) -> list[Callable[[], GuestDefinition]]:
     """A way to read each guest of a file."""
+    if text.lstrip().startswith(b"("):
+        return [partial(guest_from_sxp, domain, name=name, limits=limits) for domain in lists_in(text.decode(), limits)]
     if not text.lstrip().startswith(b"<"):
         return [partial(guest_from_configuration, text.decode(), name=name, limits=limits)]
     root = parse_xml(text, limits, several=True)

@@ -1,11 +1,11 @@
-"""Xen's disk strings: xl's (xl-disk-configuration(5)) and those that xm and xend had before it.
+"""Xen's disks: xl's strings (xl-disk-configuration(5)), those that xm had before it, and xend's devices.
 
 [<key>=<value>|<flag>,]* [<target>[,<format>[,<vdev>[,<access>]]]] [target=<everything after it>]
 [<prefix>:]*[<target>],<vdev>[:cdrom|:disk][,<access>[,<backend domain>]]
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from agent.definition.classification import Handling
 from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText
@@ -29,19 +29,36 @@ def disk_from(string: str, *, path: str, line: int | None) -> DiskText:
         path: Where it stands, e.g. `disk[2]`.
         line: Its line.
     """
-    text = DiskText(place=Claim(string, path, line), bare_is_device=True)
+    place = Claim(string, path, line)
     if len(string) > _LONGEST:
+        text = DiskText(place=place)
         text.refuse(Reason.INVALID_VALUE, None, f"the disk string is longer than {_LONGEST} characters; shorten it")
         return text
+    return _disk(place, _named(string), _PARAMETERS)
+
+
+def disk_from_device(settings: Iterable[tuple[str, str]], *, path: str, line: int | None) -> DiskText:
+    """Read the settings of a `vbd`, `tap` or `tap2` device, as xend's S-expressions have them.
+
+    Args:
+        settings: Names and values, e.g. `uname` and `phy:/dev/sda8`.
+        path: Where the device stands, e.g. `device[2]`.
+        line: Its line.
+    """
+    return _disk(Claim("", path, line), settings, _SETTINGS)
+
+
+def _disk(place: Claim, settings: Iterable[tuple[str, str]], takers: "_Takers") -> DiskText:
+    text = DiskText(place=place, bare_is_device=True)
     given: dict[str, str] = {}
-    for name, value in _named(string):
-        take = _TAKERS.get(name)
+    for name, value in settings:
+        take = takers.get(name)
         if take is None:
             text.unknown.append(name)
         elif given.get(name):
-            text.refuse(Reason.INVALID_VALUE, None, f"'{name}' is given twice in {string!r}; keep one of them")
+            text.refuse(Reason.INVALID_VALUE, None, f"'{name}' is given twice; keep one of them")
         elif value:
-            take(text, name, Claim(value, f"{path}/{name}", line))
+            take(text, name, Claim(value, f"{place.path}/{name}", place.line))
         given[name] = value
     return text
 
@@ -143,7 +160,9 @@ def _note_unhonoured(text: DiskText, name: str, _claim: Claim) -> None:
     text.names[Handling.UNHONOURED].append(name)
 
 
-_TAKERS: dict[str, Callable[[DiskText, str, Claim], None]] = {
+_Takers = dict[str, Callable[[DiskText, str, Claim], None]]
+
+_PARAMETERS: _Takers = {
     "target": _take_target,
     "format": _take_format,
     "vdev": _take_vdev,
@@ -168,3 +187,18 @@ _TAKERS: dict[str, Callable[[DiskText, str, Claim], None]] = {
     "specification": _note_passed,
     "grant_usage": _note_passed,
 }
+"""xl's parameters."""
+
+_SETTINGS: _Takers = {
+    "uname": _take_target,
+    "dev": _take_vdev,
+    "mode": _take_access,
+    "backend": _take_domain,
+    "script": _take_script,
+    "bootable": _note_passed,
+    "driver": _note_passed,
+    "protocol": _note_passed,
+    "uuid": _note_passed,
+    "VDI": _note_passed,
+}
+"""What xend knew of a disk. `driver` is the guest's (paravirtualised or ioemu), not the host's."""

@@ -6,6 +6,11 @@ from agent.definition import DocumentRejected, Limits, parse_domain
 from reconcilers.spec import Device, DiskKey, DiskSpec, StartupPolicy
 from tests.definition.samples import disk, domain, reasons
 
+SLICE = (
+    "<disk><source file='/a'><slices><slice type='storage' offset='{offset}' size='{size}'/></slices></source>"
+    "<target dev='vda'/></disk>"
+)
+
 
 def test_everything_that_a_disk_can_ask_for_arrives_in_its_spec() -> None:
     found = disk("""
@@ -183,8 +188,12 @@ def test_xens_decorations_of_targets() -> None:
             for size in ("513", "8192", "-512", "4k", "0x", "99999999999999999999")
         ),
         (
-            "<disk><target dev='a'/><source file='/'><slices><slice type='storage' size='0'/></slices></source></disk>",
+            SLICE.format(offset=0, size=0),
             "source/slices/slice/@size",
+        ),
+        (
+            SLICE.format(offset=2**63, size=1),
+            "source/slices/slice/@offset",
         ),
     ],
 )

@@ -105,6 +105,8 @@ SLOW = {
     "assignments": b"a=1;" * (MIB // 4 - 1),
     "list": b"name='x'\ndisk=[" + b"'a'," * (MIB // 4 - 9) + b"]",
     "commas": b"name='x'\ndisk=['" + b"," * (MIB - 40) + b"']",
+    "parentheses": b"(a)" * (MIB // 3),
+    "words": b"(" + b"\n'a'" * (MIB // 4 - 9),
     "noise": random.Random(1).randbytes(MIB // 2).hex().encode(),
 }
 

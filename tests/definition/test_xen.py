@@ -171,3 +171,52 @@ def test_configuration_files_that_are_no_guest(text: bytes, name: str | None, ex
     with pytest.raises(DocumentRejected) as rejected:
         parse_file(text, name=name, limits=Limits(max_disks=4, max_parts=300))
     assert [finding.reason.value for finding in rejected.value.findings] == expected
+
+
+SXP = b"""\
+(domain (domid 3)
+  (name 'web')(description ')(')(memory 400)
+  (image (hvm (kernel '/usr/lib/xen/boot/hvmloader')(name 'no')))
+  (device (vbd (dev 'hda:disk')(uname 'file:/i/a.img')(mode 'w')))
+  (device (vbd (driver paravirtualised) (mode r) (dev hdc:cdrom) (uuid fca3aa85)))
+  (device (vif (mac '00:16:3e:00:00:01')(script 'vif-bridge')(type ioemu)))
+  (device (tap (dev 'xvdb')(uname 'tap:qcow:/i/it\\'s (b)')(mode 'w!')(sparkle 1)))
+  (device (vbd (dev 'sda1')(uname phy:vg/c)(mode r)(backend 2))))
+"""
+
+
+def test_a_domain_as_xend_kept_it() -> None:
+    guest, other = parse_file(SXP + b"(domain (name db))")
+    assert (guest.name, other.name) == ("web", "db")
+    assert [(disk.target, disk.backend, disk.format, disk.source, disk.read_only) for disk in guest.disks] == [
+        ("hda", "loop", "raw", "/i/a.img", False),
+        ("hdc", None, None, None, True),
+        ("xvdb", "blktap", "qcow", "/i/it's (b)", False),
+        ("sda1", "block", "raw", "/dev/vg/c", True),
+    ]
+    assert [disk.line for disk in guest.disks] == [4, 5, 7, 8]
+    assert guest.disks[1].device == "cdrom"
+    assert guest.disks[1].passed == ("driver", "uuid")
+    assert (guest.disks[2].shareable, guest.disks[2].unknown) == (True, ("sparkle",))
+    assert [reasons(disk) for disk in guest.disks] == [[], [], [], ["UnsupportedFeature"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"(domain (name web)", ["InvalidDocument"]),
+        (b"(domain (name 'web))", ["InvalidDocument"]),
+        (b"(", ["InvalidDocument"]),
+        (b"()", ["NotADomain"]),
+        (b"(host (name web))", ["NotADomain"]),
+        (b"(domain)", ["InvalidName"]),
+        (b"(domain (name a/b))", ["InvalidName"]),
+        (b"(domain (name web)" + b"(device (vbd))" * 300 + b")", ["TooManyDisks"]),
+        (b"(" * 1000, ["TooDeep"]),
+        (b"(domain" + b" a" * 30_000 + b")", ["DocumentTooLarge"]),
+    ],
+)
+def test_expressions_that_are_no_guest(text: bytes, expected: list[str]) -> None:
+    with pytest.raises(DocumentRejected) as rejected:
+        parse_file(text)
+    assert [finding.reason.value for finding in rejected.value.findings] == expected
