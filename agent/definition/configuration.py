@@ -93,7 +93,8 @@ def guest_from_configuration(document: str, *, name: str | None, limits: Limits)
         for position, claim in enumerate(values["disk"], 1)
     ]
     disks += [_drive(key, claim) for key, claim in drives]
-    return GuestDefinition(name=guest, disks=without_duplicates(define(disk, guest=guest) for disk in disks))
+    defined = [define(disk, guest=guest) for disk in disks]
+    return GuestDefinition(name=guest, disks=without_duplicates(defined, "disk[{}]/vdev"))
 
 
 def _drive(key: str, claim: Claim) -> DiskText:

@@ -1,6 +1,5 @@
 """libvirt domain XML into guest definitions (https://libvirt.org/formatdomain.html)."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -55,7 +54,7 @@ def guest_from(domain: "etree._Element", *, name: str | None, limits: Limits) ->
     if findings:
         raise DocumentRejected(*findings, guest=guest if GUEST_NAME.fullmatch(guest) else None)
     disks = [define(_disk_text(element, position), guest=guest) for position, element in enumerate(elements, 1)]
-    return GuestDefinition(name=guest, disks=without_duplicates(disks))
+    return GuestDefinition(name=guest, disks=without_duplicates(disks, "/domain/devices/disk[{}]/target/@dev"))
 
 
 def name_findings(said: Claim, expected: str | None) -> Iterable[Finding]:
@@ -82,27 +81,30 @@ def count_findings(disks: int, limits: Limits, path: str) -> Iterable[Finding]:
         yield Finding(Reason.TOO_MANY_DISKS, message, path, None)
 
 
-def without_duplicates(disks: Iterable[DiskDefinition]) -> tuple[DiskDefinition, ...]:
-    """Refuse every disk whose target another disk has too.
+def without_duplicates(disks: Iterable[DiskDefinition], path: str) -> tuple[DiskDefinition, ...]:
+    """Refuse every disk whose target another disk has too; `path` says where disk `{}` names its target.
 
     All of them and not only the later ones: nothing tells which one the operator means, and the wrong choice would
     put another image under a running guest. What is attached stays as it is until the definition is clear.
     """
     disks = tuple(disks)
-    counts = Counter(disk.target for disk in disks)
-    if len(counts) == len(disks):
+    positions: dict[str | None, list[int]] = {}
+    for position, disk in enumerate(disks, 1):
+        positions.setdefault(disk.target, []).append(position)
+    if len(positions) == len(disks):
         return disks
     return tuple(
-        disk if disk.target is None or counts[disk.target] == 1 else _refused_as_duplicate(disk, disks)
-        for disk in disks
+        disk
+        if disk.target is None or len(positions[disk.target]) == 1
+        else _refused_as_duplicate(disk, positions[disk.target], path.format(position))
+        for position, disk in enumerate(disks, 1)
     )
 
 
-def _refused_as_duplicate(disk: DiskDefinition, disks: tuple[DiskDefinition, ...]) -> DiskDefinition:
-    positions = [str(position) for position, other in enumerate(disks, 1) if other.target == disk.target]
-    own = next(position for position, other in enumerate(disks, 1) if other is disk)
-    message = f"disks {' and '.join(positions)} have the same target '{disk.target}'; give each its own"
-    finding = Finding(Reason.DUPLICATE_TARGET, message, f"disk[{own}]/target", disk.line)
+def _refused_as_duplicate(disk: DiskDefinition, positions: list[int], path: str) -> DiskDefinition:
+    numbers = " and ".join(map(str, positions))
+    message = f"disks {numbers} have the same target '{disk.target}'; give each its own"
+    finding = Finding(Reason.DUPLICATE_TARGET, message, path, disk.line)
     return replace(disk, refused=(*disk.refused, finding), spec=None)
 
 

@@ -96,7 +96,8 @@ def guest_from_sxp(domain: _List, *, name: str | None, limits: Limits) -> GuestD
         )
         for position, device in enumerate(disks, 1)
     ]
-    return GuestDefinition(name=guest, disks=without_duplicates(define(text, guest=guest) for text in texts))
+    defined = [define(text, guest=guest) for text in texts]
+    return GuestDefinition(name=guest, disks=without_duplicates(defined, "device[{}]/dev"))
 
 
 def _tokens(document: str) -> Iterator[tuple[str, str, int]]:

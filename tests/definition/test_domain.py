@@ -232,6 +232,7 @@ def test_every_disk_of_a_doubled_target_is_refused() -> None:
     guest = parse_domain(domain(*(f"<disk><source file='/{n}'/><target dev='vd{n}'/></disk>" for n in "abac")))
     assert [reasons(found) for found in guest.disks] == [["DuplicateTarget"], [], ["DuplicateTarget"], []]
     assert "disks 1 and 3" in guest.disks[0].refused[0].message
+    assert guest.disks[2].refused[0].path == "/domain/devices/disk[3]/target/@dev"
     assert [finding.line for found in guest.disks for finding in found.refused] == [2, 4]
 
 
