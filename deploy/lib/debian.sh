@@ -59,8 +59,10 @@ without_starting_services() {
     return "$status"
 }
 
+# Nor shall the next boot start it.
 keep_mosquitto_from_starting() {
-    if command -v systemctl >/dev/null; then systemctl --quiet disable mosquitto.service >/dev/null 2>&1 || true; fi
+    deb-systemd-helper disable mosquitto.service >/dev/null 2>&1 || true
+    update-rc.d mosquitto disable >/dev/null 2>&1 || true
     say "Debian's own mosquitto.service was neither started nor enabled: only the program is used."
 }
 
