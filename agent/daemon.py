@@ -22,7 +22,7 @@ from agent.controller import Controller
 from agent.definition import Limits
 from agent.desired import DesiredWorld
 from agent.events import Cause, EventSource, EventType, HostChange
-from agent.intake import Accepted, Intake, Outcome, TurnedAway, Withdrawn, verdict_event
+from agent.intake import NOT_KEPT, Accepted, Intake, Outcome, TurnedAway, Withdrawn, verdict_event
 from agent.reporter import Reporter
 from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType
@@ -30,7 +30,7 @@ from agent.store import Store
 from agent.store_file import StoreError
 from reconcilers.host import Host, HostAbilities, probe
 from reconcilers.reason import Reason
-from reconcilers.spec import GUEST_NAME, DiskKey
+from reconcilers.spec import DiskKey
 from reconcilers.tag import instance_id
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Daemon:
     @classmethod
     async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
         """Find out what the host can do, and make the agent for it."""
-        abilities = await probe()
+        abilities = await probe(settings.blktap.servers, frozenset(settings.blktap.formats))
         for backend, why in abilities.missing.items():
             log.warning("a backend is not available", backend=backend, why=why)
         limits = Limits(
@@ -121,7 +121,8 @@ class Daemon:
             max_disks=settings.limits.disks_per_guest,
             max_depth=settings.limits.xml_depth,
         )
-        intake = Intake(store, Topics(settings.fleet, settings.host), limits)
+        topics = Topics(settings.fleet, settings.host)
+        intake = Intake(store, topics, limits, guests_max=settings.limits.guests)
         return cls(settings, abilities, intake, store_thread)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -185,7 +186,7 @@ class Daemon:
             name, fresh = self._put_one(outcome)
             if fresh:
                 news.append(outcome)
-            if GUEST_NAME.fullmatch(name):  # a topic may name what no guest can be called; it gets an event only
+            if name in self._world.names():  # not one that this host can't have: that gets an event only
                 self._reporter.refresh(name)
         return news
 
@@ -197,6 +198,8 @@ class Daemon:
                 self._world.put(guest)
                 self._controller.enqueue(sorted(before | self._world.keys(name)), Cause.DOCUMENT)
                 return name, True
+            case TurnedAway(rejection) if rejection.reason in NOT_KEPT:
+                return rejection.guest, True
             case TurnedAway(rejection):
                 return rejection.guest, self._world.reject(rejection)
             case Withdrawn(scope, name):

@@ -17,6 +17,9 @@ from agent.status import now
 from agent.store import Rejection, Store, Verdict
 from reconcilers.reason import Reason
 
+NOT_KEPT = {Reason.TOO_MANY_GUESTS, Reason.INVALID_NAME}
+"""Rejections of guests that can't be here, of which anybody could make up any number."""
+
 _EVENT_OF_REASON = {
     Reason.STALE_GENERATION: EventType.GUEST_STALE,
     Reason.GENERATION_CONFLICT: EventType.GUEST_CONFLICT,
@@ -60,8 +63,10 @@ class _Candidate:
 class Intake:
     """Takes batches of messages in. All methods block, and belong to the thread that opened the store."""
 
-    def __init__(self, store: Store, topics: Topics, limits: Limits) -> None:
+    def __init__(self, store: Store, topics: Topics, limits: Limits, *, guests_max: int) -> None:
+        """Args as they are; `guests_max` bounds what anybody who can publish may have a host remember."""
         self._store = store
+        self._guests_max = guests_max
         self._topics = topics
         self.limits = limits
 
@@ -97,7 +102,7 @@ class Intake:
                 outcomes += self._accept([item for item in items if isinstance(item, _Candidate)])
             elif kind is TurnedAway:
                 away = [item for item in items if isinstance(item, TurnedAway)]
-                self._store.reject([item.rejection for item in away])
+                self._store.reject([item.rejection for item in away if item.rejection.reason not in NOT_KEPT])
                 outcomes += away
             else:
                 gone = [item for item in items if isinstance(item, Withdrawn)]
@@ -113,6 +118,7 @@ class Intake:
         if not message.payload:
             return Withdrawn(topic.scope, topic.guest)
         try:
+            self._check_room(topic)
             document = read_document(
                 message.payload,
                 scope=topic.scope,
@@ -127,6 +133,14 @@ class Intake:
             rejection = Rejection.of(message.payload, error.findings, scope=topic.scope, guest=topic.guest)
             return TurnedAway(rejection)
         return None if verdict is Verdict.UNCHANGED else _Candidate(document, None)
+
+    def _check_room(self, topic: DesiredTopic) -> None:
+        if len(self._store) >= self._guests_max and not self._store.knows(topic.scope, topic.guest):
+            message = (
+                f"{self._guests_max} documents are on record, which is the limit (limits.guests); raise it, or take "
+                "guests off this host that are no more"
+            )
+            raise DocumentRejected(Finding(Reason.TOO_MANY_GUESTS, message, "", None))
 
     def _accept(self, candidates: Sequence[_Candidate]) -> Iterator[Outcome]:
         verdicts = self._store.accept([candidate.document for candidate in candidates])

@@ -201,6 +201,14 @@ class Store:
         """Let the file go. Everything was durable before."""
         self._connection.close()
 
+    def __len__(self) -> int:
+        """How many documents and rejections are on record."""
+        return len(self._records.keys() | self._rejected.keys())
+
+    def knows(self, scope: Scope, guest: str) -> bool:
+        """Whether anything is on record about a guest in a scope."""
+        return (scope, guest) in self._records or (scope, guest) in self._rejected
+
     def judge(self, document: DesiredDocument) -> Verdict:
         """What `accept` would say to the document now. Answers from memory and writes nothing."""
         key = (document.scope, document.guest)

@@ -7,7 +7,7 @@ import asyncio
 import fcntl
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,9 @@ from reconcilers.source import look_at
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.tag import disk_id
+
+STORAGE_DAEMON = "storage-daemon"
+"""qemu-storage-daemon's name in the settings and in the capabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +61,30 @@ class Orphan:
     device_path: str
 
 
-async def probe() -> HostAbilities:
-    """Find out what this host can do. Opens the kernel's control nodes and asks the server for its version."""
+async def probe(servers: Collection[str], formats: frozenset[Format]) -> HostAbilities:
+    """Find out what this host can do. Opens the kernel's control nodes and asks the server for its version.
+
+    Args:
+        servers: Names of the tap servers that the settings allow.
+        formats: Image formats that they may serve.
+    """
     missing: dict[Backend, str] = {}
     server = await storage_daemon.version()
     if problem := _unopenable("/dev/loop-control"):
         missing[Backend.LOOP] = missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe loop`"
     if problem := _unopenable("/dev/fuse"):
         missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe fuse`"
-    if server is None:
+    if STORAGE_DAEMON not in servers:
+        missing[Backend.BLKTAP] = "the settings allow no server (blktap.servers)"
+    elif server is None:
         missing[Backend.BLKTAP] = (
             f"{storage_daemon.PROGRAM} is not installed; `apt-get install qemu-utils`, on Debian 12 qemu-system-common"
         )
-    tap_formats = frozenset[Format]() if Backend.BLKTAP in missing else storage_daemon.formats()
+    tap_formats = frozenset[Format]() if Backend.BLKTAP in missing else storage_daemon.formats() & formats
     return HostAbilities(
         missing=missing,
         formats=tap_formats | {Format.RAW},
-        servers={"storage-daemon": server} if server else {},
+        servers={STORAGE_DAEMON: server} if server else {},
         kernel=platform.release(),
     )
 
@@ -118,7 +128,7 @@ class Host:
             runtime / "taps",
             self._devices,
             self.paths,
-            server_version=abilities.servers.get("storage-daemon", storage_daemon.PROGRAM),
+            server_version=abilities.servers.get(STORAGE_DAEMON, storage_daemon.PROGRAM),
             patience=server_patience,
             on_server_exit=on_change,
         )
@@ -216,7 +226,9 @@ class Host:
                 Reason.BACKEND_UNAVAILABLE, f"{spec.key} wants {spec.backend}, and this host lacks it: {why}"
             )
         if spec.format not in self._abilities.formats | {Format.RAW}:
-            message = f"{spec.key} is {spec.format}, which no server here opens; convert it with qemu-img"
+            message = (
+                f"{spec.key} is {spec.format}, which no server here may open (blktap.formats); convert it with qemu-img"
+            )
             raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
         return self._by_backend[spec.backend]
 

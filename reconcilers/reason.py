@@ -60,6 +60,11 @@ class Reason(StrEnum):
         "Publish the document on its own guest's topic.",
     )
     TOO_MANY_DISKS = "TooManyDisks", "The definition has more disks than the limit.", "Split the guest."
+    TOO_MANY_GUESTS = (
+        "TooManyGuests",
+        "This host remembers as many guests as it may.",
+        "Raise limits.guests, or take guests off this host that are no more.",
+    )
     TOO_DEEP = (
         "TooDeep",
         "The XML is nested deeper than the limit.",
