@@ -31,6 +31,7 @@ _OTHER_TYPES = frozenset({"network", "volume", "dir", "nvme", "vhostuser", "vdpa
 _DIRECT_CACHES = frozenset({"none", "directsync"})
 _PARTLY_HONOURED_CACHES = frozenset({"writethrough", "directsync", "unsafe"})
 _CACHES = _DIRECT_CACHES | _PARTLY_HONOURED_CACHES | {"default", "writeback"}
+_HANDLINGS = tuple(Handling)
 _DEVICES = frozenset(Device)
 _POLICIES = frozenset(StartupPolicy)
 _SECTORS = (512, 1024, 2048, 4096)
@@ -74,7 +75,7 @@ class DiskText:
     read_only: bool = False
     shareable: bool = False
     bare_is_device: bool = False
-    names: dict[Handling, list[str]] = field(default_factory=lambda: {handling: [] for handling in Handling})
+    names: dict[Handling, list[str]] = field(default_factory=lambda: {handling: [] for handling in _HANDLINGS})
     unknown: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 

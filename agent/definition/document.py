@@ -1,7 +1,9 @@
 """From bytes to an element tree, without trusting a byte of it."""
 
 import re
+from collections.abc import Callable
 from functools import cache
+from operator import attrgetter
 from typing import cast
 
 from lxml import etree
@@ -22,6 +24,9 @@ _PARSER = etree.XMLParser(
     collect_ids=False,
     encoding="utf-8",
 )
+
+line_of: "Callable[[etree._Element], int | None]" = attrgetter("sourceline")
+"""The line of an element's start tag in the text."""
 
 _COUNT = etree.XPath("count(//*)")
 _BOM = b"\xef\xbb\xbf"
@@ -91,11 +96,6 @@ def parse_xml(document: bytes, limits: Limits, *, several: bool = False) -> "etr
             f"the document has {elements} elements and the limit is {limits.max_parts}; send a smaller definition",
         )
     return root
-
-
-def line_of(element: "etree._Element") -> int | None:
-    """The line of an element's start tag in the text."""
-    return cast("int | None", element.sourceline)
 
 
 def _without_declaration(document: bytes) -> bytes:

@@ -112,27 +112,26 @@ def _disk_text(disk: "etree._Element", position: int) -> DiskText:
     """Everything that one `<disk>` element says. The first `<source>`, `<driver>` and `<target>` count."""
     base = f"/domain/devices/disk[{position}]"
     text = DiskText(place=Claim("", base, line_of(disk)))
+    first: dict[str, etree._Element] = {}
+    for child in disk:
+        first.setdefault(child.tag, child)
     _classify(text, disk, base)
     text.type = _attribute(disk, "type", base)
     text.device = _attribute(disk, "device", base)
-    text.read_only = disk.find("readonly") is not None
-    text.shareable = disk.find("shareable") is not None
-    _read_drivers(text, disk, base)
-    target = disk.find("target")
-    if target is not None:
-        text.target = _attribute(target, "dev", f"{base}/target")
-    blockio = disk.find("blockio")
-    if blockio is not None:
-        text.logical_block_size = _attribute(blockio, "logical_block_size", f"{base}/blockio")
-    source = disk.find("source")
-    if source is not None:
-        _read_source(text, source, f"{base}/source")
+    text.read_only = "readonly" in first
+    text.shareable = "shareable" in first
+    _read_drivers(text, disk, first.get("driver"), base)
+    if "target" in first:
+        text.target = _attribute(first["target"], "dev", f"{base}/target")
+    if "blockio" in first:
+        text.logical_block_size = _attribute(first["blockio"], "logical_block_size", f"{base}/blockio")
+    if "source" in first:
+        _read_source(text, first["source"], f"{base}/source")
     return text
 
 
-def _read_drivers(text: DiskText, disk: "etree._Element", base: str) -> None:
+def _read_drivers(text: DiskText, disk: "etree._Element", driver: "etree._Element | None", base: str) -> None:
     places = [(_attribute(disk, "driver", base), Reason.UNKNOWN_DRIVER)]
-    driver = disk.find("driver")
     if driver is not None:
         path = f"{base}/driver"
         places.append((_attribute(driver, "name", path), Reason.UNKNOWN_DRIVER))

@@ -7,6 +7,7 @@ attributes of `<disk>` that were proposed before it, and in front of Xen's sourc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from reconcilers.spec import Backend, Format
 
@@ -70,6 +71,7 @@ class Conflict(Exception):  # noqa: N818 - read as "conflict: …"
     """Wishes exclude each other; the sentence says which."""
 
 
+@lru_cache(maxsize=256)
 def wish(spelling: str) -> Wish:
     """Read one spelling, e.g. `blktap:aio`. The last format counts, so that `tap:aio:qcow` is qcow as in xl.
 
