@@ -28,7 +28,7 @@ from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType
 from agent.store import Store
 from agent.store_file import StoreError
-from reconcilers.host import Host, HostAbilities, probe
+from reconcilers.host import Host, HostAbilities, Trigger, probe
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from reconcilers.tag import instance_id
@@ -81,7 +81,7 @@ class Daemon:
             instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
             abilities,
             server_patience=settings.blktap.start_timeout,
-            on_change=self._server_ended,
+            on_change=self._changed,
         )
         self._reporter = Reporter(
             topics=self._topics,
@@ -127,7 +127,7 @@ class Daemon:
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set; see the function `run`."""
-        with self._host.owned_runtime():
+        with self._host.owned_runtime(), self._host.watched():
             self._put(await self._in_store_thread(self._intake.load))
             await self.resync(Cause.START)
             log.info("started", host=self._settings.host, fleet=self._settings.fleet, disks=len(self._world.all_keys()))
@@ -145,8 +145,8 @@ class Daemon:
         log.info("stopped; every disk stays as it is")
         return ended
 
-    def _server_ended(self, key: DiskKey) -> None:
-        self._controller.enqueue([key], Cause.SERVER)
+    def _changed(self, key: DiskKey, trigger: Trigger) -> None:
+        self._controller.enqueue([key], Cause(trigger.value))
 
     async def _leave(self, work: asyncio.Task[None], bus: asyncio.Task[None]) -> bool:
         self._controller.stop()

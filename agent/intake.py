@@ -135,7 +135,7 @@ class Intake:
         return None if verdict is Verdict.UNCHANGED else _Candidate(document, None)
 
     def _check_room(self, topic: DesiredTopic) -> None:
-        if len(self._store) >= self._guests_max and not self._store.knows(topic.scope, topic.guest):
+        if not self._store.knows(topic.scope, topic.guest) and len(self._store) >= self._guests_max:
             message = (
                 f"{self._guests_max} documents are on record, which is the limit (limits.guests); raise it, or take "
                 "guests off this host that are no more"

@@ -65,7 +65,7 @@ class Reporter:
         """Take the controller's word on a disk; tell of it if it is news."""
         disks = self._disks.setdefault(key.guest, {})
         before = disks.get(key.target)
-        changed = before is None or before.report.phase is not report.phase
+        changed = before is None or _news(before.report, report)
         disks[key.target] = Shown(report, now() if before is None or changed else before.since)
         if changed:
             self._tell_of_disk(key, before.report.phase if before else None, report)
@@ -208,3 +208,10 @@ class Reporter:
         if self._bus is not None:
             event = self._events.event(kind, subject, data)
             self._bus.publish_event(self._topics.event(event.kind), event.payload)
+
+
+def _news(before: Report, after: Report) -> bool:
+    """Another phase, or another attachment in the same phase: a disk that was taken away and brought back."""
+    if before.phase is not after.phase:
+        return True
+    return bool(before.attached and after.attached and before.attached.diskseq != after.attached.diskseq)

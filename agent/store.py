@@ -203,7 +203,7 @@ class Store:
 
     def __len__(self) -> int:
         """How many documents and rejections are on record."""
-        return len(self._records.keys() | self._rejected.keys())
+        return len(self._records) + len(self._rejected)
 
     def knows(self, scope: Scope, guest: str) -> bool:
         """Whether anything is on record about a guest in a scope."""

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from reconcilers.actual import Actual, Fault, Source
@@ -18,6 +19,7 @@ from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
+from reconcilers.kernel_events import KernelEvents
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
 from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Unlink
@@ -51,6 +53,13 @@ class HostAbilities:
     def backends(self) -> tuple[Backend, ...]:
         """The backends that work here."""
         return tuple(backend for backend in Backend if backend not in self.missing)
+
+
+class Trigger(StrEnum):
+    """Who noticed that something happened to a disk."""
+
+    KERNEL = "kernel"
+    SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ class Host:
         abilities: HostAbilities,
         *,
         server_patience: float,
-        on_change: Callable[[DiskKey], None],
+        on_change: Callable[[DiskKey, Trigger], None],
     ) -> None:
         """Nothing is touched yet.
 
@@ -120,6 +129,8 @@ class Host:
         """
         self._runtime = runtime
         self._abilities = abilities
+        self._on_change = on_change
+        self._names: dict[str, DiskKey] = {}
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, (runtime / "taps").resolve())
         self._loop = LoopReconciler(self._devices, self.paths)
@@ -130,7 +141,7 @@ class Host:
             self.paths,
             server_version=abilities.servers.get(STORAGE_DAEMON, storage_daemon.PROGRAM),
             patience=server_patience,
-            on_server_exit=on_change,
+            on_server_exit=lambda key: on_change(key, Trigger.SERVER),
         )
         self._by_backend: dict[Backend, Reconciler] = {
             reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)
@@ -153,6 +164,18 @@ class Host:
             raise DiskError(Reason.SOURCE_IN_USE, message) from error
         finally:
             os.close(fd)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Be told by the kernel when a device is taken away behind our back, for the length of the block."""
+        with KernelEvents(self._device_changed):
+            yield
+
+    def _device_changed(self, node: str) -> None:
+        number = node.removeprefix("/dev/loop")
+        disk = self._devices.lost(int(number)) if number.isdigit() else None
+        if disk in self._names:
+            self._on_change(self._names[disk], Trigger.KERNEL)
 
     async def survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
         """Find everything that is ours on this host, whatever made it and when.
@@ -184,6 +207,7 @@ class Host:
         return await asyncio.to_thread(self._observe, key, source_path)
 
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
+        self._names[disk_id(key)] = key
         attached = self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
         stray_link = self.paths.read(key) if attached is None else None
         return Actual(_look(source_path) if source_path else None, attached, stray_link)

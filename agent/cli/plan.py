@@ -59,7 +59,7 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
         instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
         abilities,
         server_patience=settings.blktap.start_timeout,
-        on_change=lambda _: None,
+        on_change=lambda *_: None,
     )
     try:
         named = {DiskKey(guest.name, disk.target) for guest in guests for disk in guest.disks if disk.target}

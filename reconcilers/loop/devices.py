@@ -28,7 +28,8 @@ class LoopDevices:
         """Look at every bound loop device of the host; those of this instance, by the id of their disk."""
         self._numbers.learn()
         ours = {disk: device for device in bound_devices() if (disk := self._disk_of(device))}
-        self._minors = {disk: device.minor for disk, device in ours.items()}
+        # Added to, not put in place of: disks may have come up while we looked, and `find` drops what is gone.
+        self._minors |= {disk: device.minor for disk, device in ours.items()}
         return ours
 
     def find(self, key: DiskKey) -> LoopDevice | None:
@@ -41,6 +42,12 @@ class LoopDevices:
             del self._minors[disk_id(key)]
             return None
         return device
+
+    def lost(self, minor: int) -> str | None:
+        """The id of the disk that was on loop device `minor`, if the device is bound no more."""
+        if Path(f"/sys/block/loop{minor}/loop").exists():
+            return None
+        return next((disk for disk, number in self._minors.items() if number == minor), None)
 
     def attach(
         self,

@@ -169,3 +169,13 @@ def test_a_killed_tap_is_reported_lost_and_rebuilt_when_let_go(bench: Bench) -> 
     again = bench.until_phase("vm1", "vda", "Up")
     assert again["diskseq"] != up["diskseq"]
     assert len(bench.loops()) == len(bench.servers()) == len(bench.mounts()) == 1
+
+
+def test_a_device_detached_behind_our_back_is_up_again_by_an_event(bench: Bench) -> None:
+    bench.push_disks("vm1", loop_disk("vda", bench.image("a.img")))
+    up = bench.until_phase("vm1", "vda", "Up")
+    subprocess.run(["losetup", "-d", up["device_path"]], check=True)
+    bench.until(lambda: bench.disk("vm1", "vda").get("diskseq") not in {None, up["diskseq"]})
+    bench.until(lambda: len(bench.events("tapster.disk.phase")) == 2)
+    assert [event["data"]["cause"] for event in bench.events("tapster.disk.phase")] == ["document", "kernel"]
+    assert bench.disk("vm1", "vda")["phase"] == "Up"
