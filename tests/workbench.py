@@ -32,8 +32,8 @@ PATIENCE = 20.0
 
 FLEET = "test"
 
-FOLDER_PREFIX = "tapster-"
-"""All that a bench makes on the host names its folder, and that is how it is found."""
+FOLDER_PREFIX = f"tapster-{os.getpid()}-"
+"""All that this run of tests makes on the host names such a folder, and that is how it is found."""
 
 
 class Bench:
@@ -270,7 +270,7 @@ def _given(broker: Broker) -> Iterator[Broker]:
 
 
 def belongings() -> set[str]:
-    """Loop devices, FUSE mounts and storage daemons on this host that any bench has made."""
+    """Loop devices, FUSE mounts and storage daemons on this host that any bench of this run has made."""
     mark = f"{tempfile.gettempdir()}/{FOLDER_PREFIX}"
     files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in control.bound_minors()}
     loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in file.read_text()}
