@@ -17,7 +17,7 @@ from agent.cli.tables import sentence
 from agent.definition import DocumentRejected, Limits
 from agent.document import digest, read_document
 from agent.settings import Settings
-from agent.status import GuestStatus, Phase
+from agent.status import DiskStatus, GuestStatus, Phase
 
 VERDICT_SECONDS = 1.0
 """A rejection that stands in the status may be an older one; after this long without a better word it is ours."""
@@ -126,6 +126,11 @@ async def _push(pushes: list[Push], generation: int | None, seconds: float | Non
             _say(f"host {host!r} is {state}; its documents wait for it on the bus")
         for push in pushes:
             known = _known_generation(documents.get(topics.desired(push.guest)), fleet.guests.get((host, push.guest)))
+            if generation is not None and generation < known:
+                raise RefusedError(
+                    f"guest {push.guest!r}: generation {generation} is below {known}, which is known already, so hosts "
+                    "would ignore it; nothing was pushed; say a higher one, or leave out --generation"
+                )
             push.number(known + 1 if generation is None else generation)
             _check_size(push, settings.limits.document_bytes)
         for push in pushes:
@@ -219,7 +224,7 @@ class _Judge:
             self.push.outcome = "done"
         elif not any(disk.error is None or disk.error.reason.transient for disk in missing):
             self.push.outcome = "failed"
-            self.push.message = " ".join(sentence(status, disk) for disk in missing)
+            self.push.message = _sentences(status, missing)
 
 
 def _standing(fleet: Fleet, push: Push) -> str:
@@ -231,7 +236,11 @@ def _standing(fleet: Fleet, push: Push) -> str:
     if status is None or status.sha256 != digest(push.payload):
         why = rejection(status) if status else None
         return why or "the host has not taken the document in yet; see `tapster status` and the agent's log"
-    return " ".join(sentence(status, disk) for disk in trouble(status))
+    return _sentences(status, trouble(status))
+
+
+def _sentences(status: GuestStatus, disks: Sequence[DiskStatus]) -> str:
+    return "\n".join(["", *(sentence(status, disk) for disk in disks)])
 
 
 def _show_progress(pushes: list[Push], fleet: Fleet) -> None:

@@ -27,7 +27,7 @@ STYLES = {
 }
 STATES = {"online": "green", "offline": "yellow", "lost": "bold red"}
 
-PIPE_WIDTH = 240
+PIPE_WIDTH = 4096
 """Columns where no terminal says how many there are: enough that nothing is folded in a log."""
 
 
@@ -77,18 +77,18 @@ def backend(disk: DiskStatus) -> str:
     if disk.effective is None:
         return asked
     given = f"{disk.effective.backend} {disk.effective.format}"
-    server = "" if disk.effective.server == "kernel" else f" by {disk.effective.server}"
+    server = "" if disk.effective.server.startswith("kernel") else f" by {disk.effective.server}"
     return f"{asked}{server}" if given == asked else f"{asked} → {given}{server}"
 
 
 def sentence(guest: GuestStatus, disk: DiskStatus) -> str:
-    """What is wrong with a disk, and what to do about it."""
+    """What is wrong with a disk, and on a second line what to do about it."""
     name = f"{guest.host}: {guest.guest}/{disk.target}"
     if disk.error is None:
-        return f"{name} is {disk.phase}"
-    retry = f" Attempt {disk.attempts}; the next one is at {disk.next_retry:%H:%M:%S} UTC." if disk.next_retry else ""
-    message = disk.error.message.rstrip(".")
-    return f"{name} is {disk.phase}: {disk.error.reason}: {message}. {disk.error.reason.remedy}{retry}"
+        return printable(f"{name} is {disk.phase}")
+    again = f" Attempt {disk.attempts}; the next one is at {disk.next_retry:%H:%M:%S} UTC." if disk.next_retry else ""
+    why = printable(f"{name} is {disk.phase}: {disk.error.reason}: {disk.error.message}")
+    return f"{why}\n  what to do: {disk.error.reason.remedy}{again}"
 
 
 def _hosts(fleet: Fleet) -> Iterator[Text]:
@@ -138,4 +138,4 @@ def _sentences(fleet: Fleet) -> Iterator[Text]:
         if status.phase is Phase.WITHDRAWN:
             yield Text(printable(f"{status.host}: {status.guest} is {status.phase}: its document was removed"))
         for disk in trouble(status):
-            yield Text(printable(sentence(status, disk)), style=STYLES[disk.phase])
+            yield Text(sentence(status, disk), style=STYLES[disk.phase])
