@@ -22,7 +22,7 @@ from agent.controller import Controller
 from agent.definition import Limits
 from agent.desired import DesiredWorld
 from agent.events import Cause, EventSource, EventType, HostChange
-from agent.intake import NOT_KEPT, Accepted, Intake, Outcome, TurnedAway, Withdrawn, verdict_event
+from agent.intake import NOT_KEPT, Accepted, Intake, News, Outcome, TurnedAway, Unchanged, Withdrawn, verdict_event
 from agent.reporter import Reporter
 from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType
@@ -179,35 +179,31 @@ class Daemon:
         for outcome in self._put(outcomes):
             self._tell(outcome)
 
-    def _put(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    def _put(self, outcomes: Iterable[Outcome]) -> list[News]:
         """Make outcomes part of the desired world and have their disks looked at. Returns those that are news."""
-        news = list[Outcome]()
-        for outcome in outcomes:
-            name, fresh = self._put_one(outcome)
-            if fresh:
-                news.append(outcome)
-            if name in self._world.names():  # not one that this host can't have: that gets an event only
-                self._reporter.refresh(name)
-        return news
+        return [outcome for outcome in outcomes if self._put_one(outcome) and not isinstance(outcome, Unchanged)]
 
-    def _put_one(self, outcome: Outcome) -> tuple[str, bool]:
+    def _put_one(self, outcome: Outcome) -> bool:
+        if isinstance(outcome, TurnedAway) and outcome.rejection.reason in NOT_KEPT:
+            return True
+        before = self._world.keys(outcome.name)
         match outcome:
             case Accepted(guest):
-                name = guest.document.guest
-                before = self._world.keys(name) | self._reporter.keys(name)
-                self._world.put(guest)
-                self._controller.enqueue(sorted(before | self._world.keys(name)), Cause.DOCUMENT)
-                return name, True
-            case TurnedAway(rejection) if rejection.reason in NOT_KEPT:
-                return rejection.guest, True
+                news = self._world.put(guest)
             case TurnedAway(rejection):
-                return rejection.guest, self._world.reject(rejection)
-            case Withdrawn(scope, name):
-                fresh = self._world.withdraw(scope, name)
+                news = self._world.reject(rejection)
+            case Unchanged(name, scope):
+                news = self._world.settle(name, scope)
+            case Withdrawn(name, scope):
+                news = self._world.withdraw(name, scope)
                 self._reporter.drop_finished(name)
-                return name, fresh
+        if news:
+            keys = before | self._world.keys(outcome.name) | self._reporter.keys(outcome.name)
+            self._controller.enqueue(sorted(keys), Cause.DOCUMENT)
+            self._reporter.refresh(outcome.name)
+        return news
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: News) -> None:
         kind, verdict = verdict_event(outcome)
         log.info("document", guest=verdict.guest, verdict=kind, reason=verdict.reason, message=verdict.message)
         self._reporter.tell(kind, verdict.guest, verdict)

@@ -64,11 +64,12 @@ class DesiredWorld:
         self._guests: dict[str, dict[Scope, GuestInForce]] = {}
         self._rejections: dict[str, dict[Scope, Rejection]] = {}
 
-    def put(self, guest: GuestInForce) -> None:
-        """A document was accepted; an earlier rejection in its scope is settled by it."""
+    def put(self, guest: GuestInForce) -> bool:
+        """A document was accepted, which is news; an earlier rejection in its scope is settled by it."""
         document = guest.document
         self._guests.setdefault(document.guest, {})[document.scope] = guest
         self._rejections.get(document.guest, {}).pop(document.scope, None)
+        return True
 
     def reject(self, rejection: Rejection) -> bool:
         """An attempt was turned away. Returns whether that is news."""
@@ -77,9 +78,13 @@ class DesiredWorld:
         known[rejection.scope] = rejection
         return news
 
-    def withdraw(self, scope: Scope, guest: str) -> bool:
+    def settle(self, guest: str, scope: Scope) -> bool:
+        """What is on record came again, so nothing that was turned away is on the bus. Returns whether that is news."""
+        return self._rejections.get(guest, {}).pop(scope, None) is not None
+
+    def withdraw(self, guest: str, scope: Scope) -> bool:
         """A topic was emptied; what it said stays in force. Returns whether that is news."""
-        news = self._rejections.get(guest, {}).pop(scope, None) is not None
+        news = self.settle(guest, scope)
         known = self._guests.get(guest, {}).get(scope)
         if known is None or known.withdrawn:
             return news

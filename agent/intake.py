@@ -32,6 +32,11 @@ class Accepted:
 
     guest: GuestInForce
 
+    @property
+    def name(self) -> str:
+        """The guest's name."""
+        return self.guest.document.guest
+
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
@@ -40,16 +45,30 @@ class TurnedAway:
     rejection: Rejection
     generation: int | None = None
 
+    @property
+    def name(self) -> str:
+        """The guest's name, as the topic has it."""
+        return self.rejection.guest
+
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
     """A topic was emptied."""
 
+    name: str
     scope: Scope
-    guest: str
 
 
-Outcome = Accepted | TurnedAway | Withdrawn
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """What is on record came again: whatever was turned away since is off the bus."""
+
+    name: str
+    scope: Scope
+
+
+News = Accepted | TurnedAway | Withdrawn
+Outcome = News | Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +100,22 @@ class Intake:
             guest = self._in_force(stored.document)
             outcomes.append(Accepted(guest))
             if stored.withdrawn:
-                outcomes.append(Withdrawn(stored.document.scope, stored.document.guest))
+                outcomes.append(Withdrawn(stored.document.guest, stored.document.scope))
         return [*outcomes, *(TurnedAway(rejection) for rejection in self._store.rejections())]
 
     def take(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Take in messages from desired topics, in order. What is returned is durable; unchanged ones return nothing.
+        """Take in messages from desired topics, in order. What is returned is durable.
 
         Raises:
             StoreError: The store can't be written; the messages count as not received.
         """
         seen: set[str] = set()
-        read = list[_Candidate | TurnedAway | Withdrawn | None]()
+        read = list[_Candidate | TurnedAway | Withdrawn | Unchanged]()
         for message in messages:
             read.append(self._read(message, alone=message.topic not in seen))
             seen.add(message.topic)
         outcomes: list[Outcome] = []
-        for kind, run in itertools.groupby((item for item in read if item is not None), key=type):
+        for kind, run in itertools.groupby(read, key=type):
             items = list(run)
             if kind is _Candidate:
                 outcomes += self._accept([item for item in items if isinstance(item, _Candidate)])
@@ -104,19 +123,21 @@ class Intake:
                 away = [item for item in items if isinstance(item, TurnedAway)]
                 self._store.reject([item.rejection for item in away if item.rejection.reason not in NOT_KEPT])
                 outcomes += away
+            elif kind is Unchanged:
+                outcomes += [item for item in items if isinstance(item, Unchanged)]
             else:
                 gone = [item for item in items if isinstance(item, Withdrawn)]
-                self._store.withdraw([(item.scope, item.guest) for item in gone])
+                self._store.withdraw([(item.scope, item.name) for item in gone])
                 outcomes += gone
         return outcomes
 
-    def _read(self, message: Message, *, alone: bool) -> _Candidate | TurnedAway | Withdrawn | None:
+    def _read(self, message: Message, *, alone: bool) -> _Candidate | TurnedAway | Withdrawn | Unchanged:
         """Read one message. Only if it is `alone`, the first of its topic, can the record judge it already."""
         topic = self._topics.parse(message.topic)
         if not isinstance(topic, DesiredTopic):
             raise TypeError(f"{message.topic} is no desired topic")
         if not message.payload:
-            return Withdrawn(topic.scope, topic.guest)
+            return Withdrawn(topic.guest, topic.scope)
         try:
             self._check_room(topic)
             document = read_document(
@@ -132,7 +153,7 @@ class Intake:
         except DocumentRejected as error:
             rejection = Rejection.of(message.payload, error.findings, scope=topic.scope, guest=topic.guest)
             return TurnedAway(rejection)
-        return None if verdict is Verdict.UNCHANGED else _Candidate(document, None)
+        return Unchanged(topic.guest, topic.scope) if verdict is Verdict.UNCHANGED else _Candidate(document, None)
 
     def _check_room(self, topic: DesiredTopic) -> None:
         if not self._store.knows(topic.scope, topic.guest) and len(self._store) >= self._guests_max:
@@ -151,6 +172,8 @@ class Intake:
                     yield Accepted(guest)
                 case Verdict.STALE | Verdict.CONFLICT:
                     yield _overruled(candidate.document, verdict)
+                case Verdict.UNCHANGED:
+                    yield Unchanged(candidate.document.guest, candidate.document.scope)
 
     def _in_force(self, document: DesiredDocument) -> GuestInForce:
         try:
@@ -186,7 +209,7 @@ def _overruled(document: DesiredDocument, verdict: Verdict) -> TurnedAway:
     return TurnedAway(rejection, document.generation)
 
 
-def verdict_event(outcome: Outcome) -> tuple[EventType, DocumentVerdict]:
+def verdict_event(outcome: News) -> tuple[EventType, DocumentVerdict]:
     """The event that tells of an outcome."""
     match outcome:
         case Accepted(GuestInForce(document=document)):
@@ -198,7 +221,7 @@ def verdict_event(outcome: Outcome) -> tuple[EventType, DocumentVerdict]:
                 generation=document.generation,
                 sha256=document.sha256,
             )
-        case Withdrawn(scope, guest):
+        case Withdrawn(guest, scope):
             return EventType.GUEST_WITHDRAWN, DocumentVerdict.of(
                 scope, guest, Reason.WITHDRAWN, Reason.WITHDRAWN.meaning
             )

@@ -24,6 +24,10 @@ _UNDER_WAY = {Phase.PENDING, Phase.ATTACHING, Phase.DETACHING}
 class Publisher(Protocol):
     """What the reporter needs of a bus session."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong between agent and broker."""
+
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """Latest wins; never blocks."""
 
@@ -132,6 +136,8 @@ class Reporter:
 
     def host_status(self) -> HostStatus:
         """The host at a glance."""
+        if self._bus and self._bus.trouble:
+            self.host_condition(ConditionType.SYNCED, Reason.BUS_TROUBLE, self._bus.trouble)
         phases = Counter(shown.report.phase for disks in self._disks.values() for shown in disks.values())
         return HostStatus(
             host=self._topics.host,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reconcilers.actual import Attached
+from reconcilers.exclusive import claim
 from reconcilers.image_header import check_header
 from reconcilers.source import OpenSource, open_source
 from reconcilers.spec import Backend, DiskKey, DiskSpec
@@ -61,6 +62,28 @@ async def checked_source(spec: DiskSpec) -> AsyncIterator[CheckedSource]:
     """
     with ExitStack() as stack:
         yield await asyncio.to_thread(_open_and_check, spec, stack)
+
+
+@asynccontextmanager
+async def claimed_source(spec: DiskSpec, replacing: Reconciler | None) -> AsyncIterator[CheckedSource]:
+    """Open, check and lock what `spec` names, and take down what is replaced at the latest moment.
+
+    The new image is locked before the old disk goes, so that a disk is not lost to an image that can't be had; only
+    where both are one image is that not possible, as the old disk has its lock.
+
+    Raises:
+        DiskError: What `checked_source`, `claim` or the detaching says against it.
+    """
+    async with checked_source(spec) as checked:
+        image = checked.image
+        old = await asyncio.to_thread(replacing.observe, spec.key) if replacing else None
+        same_image = old is not None and old.identity == image.source.identity
+        if replacing and same_image:
+            await replacing.detach(spec.key)
+        await asyncio.to_thread(claim, image, spec)
+        if replacing and not same_image:
+            await replacing.detach(spec.key)
+        yield checked
 
 
 def _open_and_check(spec: DiskSpec, stack: ExitStack) -> CheckedSource:

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reconcilers.actual import Attached
-from reconcilers.backend import Reconciler, checked_source
+from reconcilers.backend import Reconciler, claimed_source
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
-from reconcilers.exclusive import claim
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE, LoopDevices
 from reconcilers.process import ExitWatch
 from reconcilers.source import OpenSource
@@ -77,9 +76,7 @@ class BlktapReconciler:
 
     async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
-        async with checked_source(spec) as checked:
-            if replacing:
-                await replacing.detach(spec.key)
+        async with claimed_source(spec, replacing) as checked:
             tap = await asyncio.to_thread(self._prepare, spec, checked.image)
             try:
                 pid = await storage_daemon.spawn(tap, checked.image.fd, within=self._patience)
@@ -124,7 +121,6 @@ class BlktapReconciler:
         self._watches.clear()
 
     def _prepare(self, spec: DiskSpec, image: OpenSource) -> TapFolder:
-        claim(image, spec)
         tap = TapFolder.of(self._taps, spec.key)
         tap.remove()  # what an attempt that was cut short has left
         if spec.format is None:

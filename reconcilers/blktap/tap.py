@@ -13,6 +13,7 @@ Liveness is the lock and never a process id alone: ids are reused, an inherited 
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,12 +148,5 @@ class TapFolder:
     def remove(self) -> None:
         """Clear away what a server that is gone has left: its mount first, then the folder. Idempotent."""
         unmount_lazily(self.export)
-        shutil.rmtree(self.path, ignore_errors=False, onerror=_gone_is_fine)
-
-
-def _gone_is_fine(_function: object, _path: object, failure: object) -> None:
-    match failure:
-        case (_, FileNotFoundError(), _):
-            return
-        case (_, BaseException() as error, _):
-            raise error
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path)

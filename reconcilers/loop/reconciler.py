@@ -3,8 +3,7 @@
 import asyncio
 
 from reconcilers.actual import Attached
-from reconcilers.backend import Reconciler, checked_source
-from reconcilers.exclusive import claim
+from reconcilers.backend import Reconciler, claimed_source
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopFlags
 from reconcilers.loop.devices import LoopDevices
@@ -48,9 +47,7 @@ class LoopReconciler:
 
     async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
-        async with checked_source(spec) as checked:
-            if replacing:
-                await replacing.detach(spec.key)
+        async with claimed_source(spec, replacing) as checked:
             await asyncio.to_thread(self._bind, spec, checked.image)
             return checked.warning
 
@@ -69,7 +66,6 @@ class LoopReconciler:
             await asyncio.to_thread(control.grow, device)
 
     def _bind(self, spec: DiskSpec, image: OpenSource) -> None:
-        claim(image, spec)
         device = self._devices.attach(
             spec.key,
             image.fd,
