@@ -43,6 +43,12 @@ class DiskHost(Protocol):
     async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
         """What the disk and its source really are."""
 
+    async def attached(self, key: DiskKey) -> Attached | None:
+        """What of the disk is there."""
+
+    def tell_of_release(self, key: DiskKey, device_path: str) -> None:
+        """Report a change when somebody lets go of the device."""
+
     async def apply(self, step: Step, key: DiskKey) -> str | None:
         """Carry out a step; returns a warning or None."""
 
@@ -147,6 +153,8 @@ class Controller:
                 log.exception("a defect in the agent; the disk stays as it is")
                 failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
                 report = of_failure(failure, await self._attached(key))
+            if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
+                self._host.tell_of_release(key, report.attached.device_path)
             report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at)
             self._report(key, self._scheduled(key, report))
 
@@ -182,7 +190,7 @@ class Controller:
 
     async def _attached(self, key: DiskKey) -> Attached | None:
         try:
-            return (await self._host.observe(key, None)).attached
+            return await self._host.attached(key)
         except OSError:
             log.exception("it can't be told what is attached")
             return None

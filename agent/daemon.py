@@ -28,10 +28,11 @@ from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType
 from agent.store import Store
 from agent.store_file import StoreError
-from reconcilers.host import Host, HostAbilities, Trigger, probe
+from reconcilers.host import Host, HostAbilities, probe
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from reconcilers.tag import instance_id
+from reconcilers.trigger import Trigger
 
 T = TypeVar("T")
 

@@ -10,15 +10,15 @@ import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from reconcilers.actual import Actual, Fault, Source
+from reconcilers.actual import Actual, Attached, Fault, Source
 from reconcilers.backend import Reconciler
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
+from reconcilers.file_events import FileEvents
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
@@ -28,6 +28,7 @@ from reconcilers.source import look_at
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.tag import disk_id
+from reconcilers.trigger import Trigger
 
 STORAGE_DAEMON = "storage-daemon"
 """qemu-storage-daemon's name in the settings and in the capabilities."""
@@ -53,13 +54,6 @@ class HostAbilities:
     def backends(self) -> tuple[Backend, ...]:
         """The backends that work here."""
         return tuple(backend for backend in Backend if backend not in self.missing)
-
-
-class Trigger(StrEnum):
-    """Who noticed that something happened to a disk."""
-
-    KERNEL = "kernel"
-    SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +125,7 @@ class Host:
         self._abilities = abilities
         self._on_change = on_change
         self._names: dict[str, DiskKey] = {}
+        self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, (runtime / "taps").resolve())
         self._loop = LoopReconciler(self._devices, self.paths)
@@ -167,9 +162,10 @@ class Host:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Be told by the kernel when a device is taken away behind our back, for the length of the block."""
-        with KernelEvents(self._device_changed):
+        """Be told by the kernel of what happens behind our back to devices and images, for the length of the block."""
+        with KernelEvents(self._device_changed), FileEvents(self._on_change) as self._files:
             yield
+        self._files = None
 
     def _device_changed(self, node: str) -> None:
         number = node.removeprefix("/dev/loop")
@@ -203,14 +199,32 @@ class Host:
         return recorded | {names[disk] for disk in devices.keys() & names.keys()}, orphans
 
     async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
-        """What disk `key` really is, and what `source_path` refers to now."""
+        """What disk `key` really is, and what `source_path` refers to now; changes of either are told from now on."""
         return await asyncio.to_thread(self._observe, key, source_path)
 
+    async def attached(self, key: DiskKey) -> Attached | None:
+        """What of disk `key` is there."""
+        return await asyncio.to_thread(self._attached, key)
+
+    def tell_of_release(self, key: DiskKey, device_path: str) -> None:
+        """Report a change once somebody lets go of the device. It may come too often, and it may not come."""
+        if self._files:
+            self._files.tell_of_release(key, device_path)
+
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
-        self._names[disk_id(key)] = key
-        attached = self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
+        attached = self._attached(key)
         stray_link = self.paths.read(key) if attached is None else None
+        if self._files:
+            length_matters = attached is not None and attached.backend is Backend.LOOP
+            source = Path(source_path) if source_path else None
+            self._files.follow(key, source, missing=attached is None, length_matters=length_matters)
         return Actual(_look(source_path) if source_path else None, attached, stray_link)
+
+    def _attached(self, key: DiskKey) -> Attached | None:
+        self._names[disk_id(key)] = key
+        if self._files:
+            self._files.forget_release(key)
+        return self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
 
     async def apply(self, step: Step, key: DiskKey) -> str | None:
         """Carry out a step.

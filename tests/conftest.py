@@ -47,6 +47,13 @@ def bench(host_parts: None, broker: Broker) -> Iterator[Bench]:
         yield host
 
 
+@pytest.fixture
+def slow_bench(host_parts: None, broker: Broker) -> Iterator[Bench]:
+    """A host whose agent hardly looks of its own accord: what it notices, it was told of."""
+    with running_bench("[controller]\nretry_min = 500\nretry_max = 1000\nresync = 3600", broker=broker) as host:
+        yield host
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left() -> Iterator[None]:
     """Every loop device, FUSE mount and storage daemon that a test made is gone at the end."""

@@ -296,6 +296,7 @@ def tap_disk(target: str, path: Path, fmt: str = "aio", more: str = "") -> str:
 
 
 def _settings(host: Bench, more: str) -> str:
+    pace = "" if "[controller]" in more else "[controller]\nretry_min = 0.05\nretry_max = 0.3"
     return f"""
 host = "{host.host}"
 fleet = "{FLEET}"
@@ -306,9 +307,7 @@ reconnect_max = 0.5
 [paths]
 runtime = "{host.runtime}"
 state = "{host.folder}/state"
-[controller]
-retry_min = 0.05
-retry_max = 0.3
+{pace}
 {more}
 """
 

@@ -179,3 +179,38 @@ def test_a_device_detached_behind_our_back_is_up_again_by_an_event(bench: Bench)
     bench.until(lambda: len(bench.events("tapster.disk.phase")) == 2)
     assert [event["data"]["cause"] for event in bench.events("tapster.disk.phase")] == ["document", "kernel"]
     assert bench.disk("vm1", "vda")["phase"] == "Up"
+
+
+def test_an_image_that_appears_grows_or_is_replaced_is_noticed(slow_bench: Bench) -> None:
+    bench = slow_bench
+    path = bench.images / "late.img"
+    bench.push_disks("vm1", loop_disk("vda", path))
+    assert bench.until_phase("vm1", "vda", "Refused")["error"]["reason"] == "ImageMissing"
+    bench.image("late.img", 1 << 20)
+    up = bench.until_phase("vm1", "vda", "Up")
+    with bench.stable("vm1", "vda").open("rb"):
+        os.truncate(path, 2 << 20)
+        bench.until(lambda: bench.disk("vm1", "vda")["size_bytes"] == 2 << 20)
+        assert bench.disk("vm1", "vda")["diskseq"] == up["diskseq"]
+        os.truncate(path, 1 << 20)
+        shrunk = bench.until_phase("vm1", "vda", "Degraded")
+        assert (shrunk["error"]["reason"], shrunk["size_bytes"]) == ("ImageShrunk", 2 << 20)
+        bench.image("new.img", 3 << 20).rename(path)
+        assert bench.until_phase("vm1", "vda", "InUse")["size_bytes"] == 2 << 20
+    bench.until(lambda: bench.disk("vm1", "vda")["size_bytes"] == 3 << 20)
+
+
+def test_a_disk_is_taken_down_when_it_is_let_go_of(slow_bench: Bench) -> None:
+    bench = slow_bench
+    bench.push_disks("vm1", loop_disk("vda", bench.formatted("a.img", "raw")))
+    bench.until_phase("vm1", "vda", "Up")
+    subprocess.run(["mkfs.ext4", "-q", bench.stable("vm1", "vda")], check=True)
+    mount = bench.folder / "mount"
+    mount.mkdir()
+    subprocess.run(["mount", bench.stable("vm1", "vda"), mount], check=True)
+    try:
+        bench.absent("vm1")
+        assert f"mounted on {mount}" in bench.until_phase("vm1", "vda", "InUse")["error"]["message"]
+    finally:
+        subprocess.run(["umount", mount], check=True)
+    bench.until_phase("vm1", "vda", "Down")

@@ -1,0 +1,157 @@
+"""What happens to the files that disks depend on: images that come, go and grow, and devices that are let go.
+
+Built on inotify(7). Everything here only saves time; what it misses, the slow resync finds.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from asyncinotify import Event, Inotify, Mask, Watch
+
+from reconcilers.spec import DiskKey
+from reconcilers.trigger import Trigger
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A folder tells of names: an image that is made, put in place, taken away, or complete at last.
+_FOLDER = Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CLOSE_WRITE | Mask.ONLYDIR
+_OTHER_FILE = Mask.CREATE | Mask.MOVED_TO | Mask.DELETE | Mask.MOVED_FROM
+# A plain image's own length is the disk's. The loop driver's writes raise no event, truncate(2) does.
+_IMAGE = Mask.MODIFY
+_RELEASE = Mask.CLOSE | Mask.ONESHOT
+
+
+class FileEvents:
+    """Tells which disks to look at again. Use it as a context manager in a running event loop.
+
+    `follow` may be called from any thread, since adding a watch can block on hung storage.
+    """
+
+    def __init__(self, on_event: Callable[[DiskKey, Trigger], None]) -> None:
+        self._on_event = on_event
+        self._inotify = Inotify()
+        self._guard = threading.Lock()
+        self._folders: dict[Path, Watch] = {}
+        self._images: dict[Path, Watch] = {}
+        self._disks: dict[Path, set[DiskKey]] = {}
+        self._sources: dict[DiskKey, Path] = {}
+        self._missing: set[DiskKey] = set()
+        self._releases: dict[DiskKey, Watch] = {}
+
+    def __enter__(self) -> Self:
+        self._reading = asyncio.create_task(self._read(), name="file events")
+        # mountinfo raises POLLERR | POLLPRI at each change of mounts (proc(5)); a mount holds a device without a file.
+        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        asyncio.get_running_loop().add_reader(self._mounts, self._mounts_changed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reading.cancel()
+        asyncio.get_running_loop().remove_reader(self._mounts)
+        os.close(self._mounts)
+        self._inotify.close()
+
+    def follow(self, key: DiskKey, source: Path | None, *, missing: bool, length_matters: bool) -> None:
+        """Tell when something happens to a disk's source from now on, instead of what was followed for it before.
+
+        Args:
+            key: The disk.
+            source: Its source as the definition names it; None follows nothing any more.
+            missing: The disk is not there, maybe for want of its image: tell also when a writer is done with it.
+            length_matters: The file's length is the disk's.
+        """
+        with self._guard:
+            before = self._sources.get(key)
+            if before is not None and before != source:
+                self._leave(key, before)
+            (self._missing.add if missing else self._missing.discard)(key)
+            if source is None:
+                return
+            self._sources[key] = source
+            self._disks.setdefault(source, set()).add(key)
+        self._add(self._folders, source.parent, _FOLDER)
+        if length_matters:
+            self._add(self._images, source, _IMAGE)
+
+    def tell_of_release(self, key: DiskKey, device_path: str) -> None:
+        """Tell once when somebody closes the device or a mount changes. To be armed after our own last look at it."""
+        with suppress(OSError):
+            self._releases[key] = self._inotify.add_watch(Path(device_path), _RELEASE)
+
+    def forget_release(self, key: DiskKey) -> None:
+        """Don't tell any more: we are about to open and close the device ourselves."""
+        watch = self._releases.pop(key, None)
+        if watch is not None:
+            with suppress(OSError, ValueError, KeyError):  # it was told of, or the device is gone
+                self._inotify.rm_watch(watch)
+
+    def _leave(self, key: DiskKey, source: Path) -> None:
+        disks = self._disks.get(source, set())
+        disks.discard(key)
+        del self._sources[key]
+        if not disks:
+            self._disks.pop(source, None)
+            self._drop(self._images, source)
+        if not any(other.parent == source.parent for other in self._disks):
+            self._drop(self._folders, source.parent)
+
+    def _add(self, watches: dict[Path, Watch], path: Path, mask: Mask) -> None:
+        """Without the guard, since resolving a path may hang with its storage."""
+        if path in watches:
+            return
+        try:
+            watches[path] = self._inotify.add_watch(path, mask)
+        except FileNotFoundError:
+            return
+        except OSError as error:  # ENOSPC: fs.inotify.max_user_watches is used up
+            log.warning("changes of a file will be noticed late", path=str(path), why=error.strerror)
+
+    def _drop(self, watches: dict[Path, Watch], path: Path) -> None:
+        watch = watches.pop(path, None)
+        if watch is not None:
+            with suppress(OSError, ValueError, KeyError):
+                self._inotify.rm_watch(watch)
+
+    async def _read(self) -> None:
+        async for event in self._inotify:
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        watch, path = event.watch, event.path
+        if watch is None or path is None:
+            return
+        for key in [key for key, armed in self._releases.items() if armed is watch]:
+            del self._releases[key]
+            self._on_event(key, Trigger.KERNEL)
+        with self._guard:
+            if event.mask & Mask.IGNORED:  # the watched file itself is gone
+                _forget(self._folders, watch)
+                _forget(self._images, watch)
+            elif event.mask & _OTHER_FILE:
+                self._drop(self._images, path)  # it is on the former file of that name
+            keys = set(self._disks.get(path, ()))
+            if event.mask & Mask.CLOSE_WRITE:  # our own attaching closes the image too
+                keys &= self._missing
+        for key in keys:
+            self._on_event(key, Trigger.IMAGE)
+
+    def _mounts_changed(self) -> None:
+        os.lseek(self._mounts, 0, os.SEEK_SET)
+        os.read(self._mounts, 1)
+        for key in list(self._releases):
+            self.forget_release(key)
+            self._on_event(key, Trigger.KERNEL)
+
+
+def _forget(watches: dict[Path, Watch], watch: Watch) -> None:
+    for path in [path for path, one in watches.items() if one is watch]:
+        del watches[path]
