@@ -1,0 +1,153 @@
+"""Measure tapster beside what one would use instead, and print one table of ratios.
+
+    python -m tests.bench                   two minutes, small sizes
+    python -m tests.bench --full            half an hour: the sizes that the targets are about
+    python -m tests.bench --only loop,help  some families of figures
+    python -m tests.bench --json FILE       everything that was measured, for programs
+
+Run it as root in the checkout, on a host with /dev/loop-control, /dev/fuse, mosquitto, qemu-storage-daemon and
+losetup; gcc is used if it is there. Real agents, brokers, kernels and servers in folders of their own: nothing of
+yours is touched, and everything is taken down again, also after Ctrl-C.
+
+What is compared is measured in turns within one run, round by round, so compare ratios and not milliseconds: those
+are of this machine at this moment. Nothing is left out on tapster's side: the durable store is on, with its syncs.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from tests.bench import again, bring_up, change, command, steady
+from tests.bench.figures import Figure, show, write
+
+FAMILIES = ("help", "loop", "qcow2", "steady", "growth")
+PROGRAMS = ("mosquitto", "qemu-storage-daemon", "qemu-img", "losetup")
+NODES = ("/dev/loop-control", "/dev/fuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything."""
+
+    disks: int
+    taps: int
+    adopted: int
+    changes: int
+    redelivered: int
+    idle: float
+    growth: tuple[int, int]
+    rounds: int
+
+
+SMALL = Sizes(disks=200, taps=24, adopted=200, changes=100, redelivered=1000, idle=5, growth=(50, 400), rounds=3)
+FULL = Sizes(
+    disks=1000, taps=200, adopted=1000, changes=1000, redelivered=10_000, idle=60, growth=(250, 4000), rounds=5
+)
+
+
+def main() -> int:
+    """Run, print, write."""
+    options = _options()
+    sizes = _sizes(options)
+    console, figures, skipped = Console(width=max(160, Console().width)), list[Figure](), list[str]()
+    if why := _lacking():
+        console.print(f"the benchmark needs {why}")
+        return 1
+    _end_in_order()
+    families = _families(sizes, skipped)
+    try:
+        for name in options.only or FAMILIES:
+            console.print(f"… {name}", style="dim")
+            figures += families[name]()
+    except KeyboardInterrupt:
+        skipped.append("the rest: interrupted")
+    show(figures, skipped, console)
+    if options.json:
+        write(figures, skipped, options.json)
+    return 130 if skipped[-1:] == ["the rest: interrupted"] else 0
+
+
+def _families(sizes: Sizes, skipped: list[str]) -> dict[str, Callable[[], list[Figure]]]:
+    return {
+        "help": lambda: [command.help_figure(4 * sizes.rounds)],
+        "loop": lambda: bring_up.loop_figures(sizes.disks, sizes.rounds, skipped),
+        "qcow2": lambda: bring_up.tap_figures(sizes.taps, sizes.rounds),
+        "steady": lambda: list(_steady(sizes)),
+        "growth": lambda: bring_up.growth_figures(*sizes.growth),
+    }
+
+
+def _steady(sizes: Sizes) -> Iterator[Figure]:
+    with steady.steady_host(sizes.adopted) as host:
+        yield from steady.memory_figures(host)
+        yield steady.idle_figure(host, sizes.idle)
+        yield again.restart_figure(host, sizes.rounds)
+        yield from change.disk_figures(host, sizes.changes)
+        yield from change.document_figures(host, sizes.changes)
+        yield again.redelivery_figure(host, sizes.redelivered, sizes.rounds)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="the sizes that the targets are about")
+    parser.add_argument("--disks", type=int, help="loop disks to bring up, and to have when steady")
+    parser.add_argument("--taps", type=int, help="qcow2 disks to bring up")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured")
+    parser.add_argument("--only", type=_names, metavar="FAMILY,…", help=f"of {', '.join(FAMILIES)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(FAMILIES):
+        raise argparse.ArgumentTypeError(f"no such family: {', '.join(sorted(unknown))}")
+    return names
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    sizes = FULL if options.full else SMALL
+    return Sizes(
+        disks=options.disks or sizes.disks,
+        taps=options.taps or sizes.taps,
+        adopted=options.disks or sizes.adopted,
+        changes=sizes.changes,
+        redelivered=sizes.redelivered,
+        idle=sizes.idle,
+        growth=sizes.growth,
+        rounds=options.rounds or sizes.rounds,
+    )
+
+
+def _lacking() -> str:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    os.environ["PATH"] = path  # where Debian keeps what only root uses
+    lacking = [program for program in PROGRAMS if shutil.which(program) is None]
+    lacking += [f"{node} (root, and its kernel module)" for node in NODES if not os.access(node, os.R_OK | os.W_OK)]
+    return ", ".join(lacking)
+
+
+def _end_in_order() -> None:
+    """Ctrl-C and SIGTERM unwind everything, once: a second one must not cut the cleaning short."""
+
+    def leave(*_: object) -> NoReturn:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
