@@ -5,6 +5,7 @@ Built on inotify(7). Everything here only saves time; what it misses, the slow r
 
 import asyncio
 import os
+import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,15 +49,19 @@ class FileEvents:
     def __enter__(self) -> Self:
         self._reading = asyncio.create_task(self._read(), name="file events")
         # mountinfo raises POLLERR | POLLPRI at each change of mounts (proc(5)); a mount holds a device without a file.
+        # It is readable all the time, which is what asyncio would wait for, so an epoll of its own waits for those two.
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        asyncio.get_running_loop().add_reader(self._mounts, self._mounts_changed)
+        self._mount_changes = select.epoll()
+        self._mount_changes.register(self._mounts, select.EPOLLPRI)
+        asyncio.get_running_loop().add_reader(self._mount_changes.fileno(), self._mounts_changed)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._reading.cancel()
-        asyncio.get_running_loop().remove_reader(self._mounts)
+        asyncio.get_running_loop().remove_reader(self._mount_changes.fileno())
+        self._mount_changes.close()
         os.close(self._mounts)
         self._inotify.close()
 
@@ -145,8 +150,7 @@ class FileEvents:
             self._on_event(key, Trigger.IMAGE)
 
     def _mounts_changed(self) -> None:
-        os.lseek(self._mounts, 0, os.SEEK_SET)
-        os.read(self._mounts, 1)
+        self._mount_changes.poll(0)
         for key in list(self._releases):
             self.forget_release(key)
             self._on_event(key, Trigger.KERNEL)
