@@ -12,6 +12,7 @@ from typing import Literal
 
 import pytest
 from paho.mqtt.packettypes import PacketTypes
+from structlog.testing import capture_logs
 
 from agent.bus.connection import Connection, packet_properties
 from agent.bus.message import Message
@@ -284,6 +285,16 @@ async def test_an_agent_that_is_cut_off_is_announced_as_lost_and_comes_back(brok
         assert await states(operator, 2) == ["lost", "online"]
 
 
+async def test_an_agent_that_leaves_because_it_cannot_store_is_announced_as_lost(broker: Broker) -> None:
+    agent = Agent(settings(broker))
+    agent.session._pause = lambda *_: 3600.0  # type: ignore[method-assign]
+    agent.fail = lambda: True
+    async with outsider(broker, TOPICS.agent) as operator, running(agent):
+        assert await states(operator, 1) == ["online"]
+        await operator.deliver(TOPICS.desired("vm1"), b"1", retain=True)
+        assert await states(operator, 1) == ["lost"]
+
+
 def cut(agent: Agent) -> None:
     """Cut the agent's connection as a broken network does."""
     connection = agent.session._connection
@@ -393,12 +404,16 @@ async def test_a_group_that_was_left_is_no_longer_listened_to(broker: Broker) ->
     async with running(before):
         await until(lambda: before.synced)
     after = Agent(settings(broker))
-    async with outsider(broker) as operator, running(after):
-        await until(lambda: after.synced)
-        await operator.deliver(TOPICS.group_desired("web", "vm1"), b"web", retain=True)
-        await operator.deliver(TOPICS.group_desired("all", "vm2"), b"all", retain=True)
-        await until(lambda: after.documents)
-        assert after.payloads == [b"all"]
+    with capture_logs() as logs:
+        async with outsider(broker) as operator, running(after):
+            await until(lambda: after.synced)
+            for _ in range(3):
+                after.documents.clear()
+                await operator.deliver(TOPICS.group_desired("web", "vm1"), b"web", retain=True)
+                await operator.deliver(TOPICS.group_desired("all", "vm2"), b"all", retain=True)
+                await until(lambda: after.documents)
+            assert set(after.payloads) == {b"all"}
+    assert [line.get("group") for line in logs if "left a group" in line["event"]] == ["web"]
 
 
 async def test_what_came_while_the_agent_was_away_arrives_when_it_is_back(broker: Broker) -> None:
