@@ -144,6 +144,7 @@ class Controller:
                 self._wake.set()
 
     async def _reconcile(self, key: DiskKey, trigger: _Trigger) -> None:
+        began = time.monotonic()
         with structlog.contextvars.bound_contextvars(guest=key.guest, target=key.target, step="observe"):
             try:
                 report = await self._converge(key)
@@ -155,7 +156,7 @@ class Controller:
                 report = of_failure(failure, await self._attached(key))
             if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
                 self._host.tell_of_release(key, report.attached.device_path)
-            report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at)
+            report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at, began=began)
             self._report(key, self._scheduled(key, report))
 
     async def _converge(self, key: DiskKey) -> Report:

@@ -200,6 +200,7 @@ class Daemon:
                 self._reporter.drop_finished(name)
         if news:
             keys = before | self._world.keys(outcome.name) | self._reporter.keys(outcome.name)
+            self._reporter.expect(outcome.name, keys)
             self._controller.enqueue(sorted(keys), Cause.DOCUMENT)
             self._reporter.refresh(outcome.name)
         return news

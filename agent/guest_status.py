@@ -6,6 +6,7 @@ from datetime import datetime
 
 from agent.definition import DiskDefinition
 from agent.desired import DesiredWorld
+from agent.document import DesiredDocument
 from agent.report import Report
 from agent.status import (
     Condition,
@@ -51,6 +52,7 @@ def guest_status(
     world: DesiredWorld,
     shown: Mapping[str, Shown],
     *,
+    observed: DesiredDocument | None,
     before: GuestStatus | None,
     host: str,
     stable_path: Callable[[DiskKey], str],
@@ -61,11 +63,11 @@ def guest_status(
         guest: Its name.
         world: The documents in force.
         shown: The latest report of each disk that has one, by target.
+        observed: The newest document under which every disk has been looked at.
         before: The status as it was shown last, for the times of its conditions.
         host: This host's name.
         stable_path: Where a disk's stable path is.
     """
-    in_force = world.guest(guest)
     disks = tuple(
         _disk_status(target, disk, shown.get(target) or _unreported(disk), stable_path(DiskKey(guest, target)))
         for target, disk in _disks(guest, world, shown).items()
@@ -75,8 +77,8 @@ def guest_status(
         guest=guest,
         host=host,
         phase=_phase(guest, world, disks),
-        observed_generation=in_force.document.generation if in_force else None,
-        sha256=in_force.document.sha256 if in_force else None,
+        observed_generation=observed.generation if observed else None,
+        sha256=observed.sha256 if observed else None,
         conditions=(
             _accepted(guest, world, known.get(ConditionType.ACCEPTED)),
             _ready(disks, known.get(ConditionType.READY)),

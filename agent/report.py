@@ -30,6 +30,7 @@ class Report:
         attached: What is there.
         cause: What made us look.
         duration_s: Seconds from that to this outcome.
+        began: When the look began, on the monotonic clock.
         attempts: Failures in a row.
         next_retry: When it is tried again by itself; None if it waits for something to happen.
     """
@@ -40,6 +41,7 @@ class Report:
     attached: Attached | None
     cause: Cause = Cause.TIMER
     duration_s: float = 0.0
+    began: float = 0.0
     attempts: int = 0
     next_retry: datetime | None = None
 

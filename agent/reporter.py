@@ -1,13 +1,16 @@
 """Shows what is: keeps the latest report of every disk, and turns changes into guest status and events."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from agent.bus.topics import Topics
 from agent.desired import DesiredWorld
+from agent.document import DesiredDocument
 from agent.events import Cause, DiskPhaseChange, EventSource, EventType, PhaseChange
 from agent.guest_status import Shown, condition, guest_status
 from agent.report import Report
@@ -35,6 +38,15 @@ class Publisher(Protocol):
         """In order; never blocks."""
 
 
+@dataclass(slots=True)
+class _Unseen:
+    """A document under which some disks have not been looked at yet; `since` is on the monotonic clock."""
+
+    document: DesiredDocument
+    since: float
+    keys: set[DiskKey]
+
+
 class Reporter:
     """The latest word on every disk and guest."""
 
@@ -56,6 +68,8 @@ class Reporter:
         self._bus: Publisher | None = None
         self._disks: dict[str, dict[str, Shown]] = {}
         self._guests: dict[str, GuestStatus] = {}
+        self._observed: dict[str, DesiredDocument] = {}
+        self._unseen: dict[str, _Unseen] = {}
         self._host_conditions: dict[ConditionType, Condition] = {}
         self._last_sync: datetime | None = None
         self._flushes: dict[str, asyncio.TimerHandle] = {}
@@ -67,6 +81,7 @@ class Reporter:
 
     def report(self, key: DiskKey, report: Report) -> None:
         """Take the controller's word on a disk; tell of it if it is news."""
+        self._note_seen(key, report)
         disks = self._disks.setdefault(key.guest, {})
         before = disks.get(key.target)
         changed = before is None or _news(before.report, report)
@@ -76,6 +91,14 @@ class Reporter:
         if report.phase is Phase.DOWN:
             self._forget_if_over(key)
         self.refresh(key.guest)
+
+    def expect(self, guest: str, keys: set[DiskKey]) -> None:
+        """Another document counts for a guest: it is observed once all these disks were looked at under it."""
+        in_force = self._world.guest(guest)
+        if in_force is None or in_force.document is self._observed.get(guest):
+            return
+        self._unseen[guest] = _Unseen(in_force.document, time.monotonic(), set(keys))
+        self._note_if_observed(guest)
 
     def refresh(self, guest: str) -> None:
         """Publish the guest's status soon; one message for all that happens until then."""
@@ -125,6 +148,7 @@ class Reporter:
             guest,
             self._world,
             self._disks.get(guest, {}),
+            observed=self._observed.get(guest),
             before=self._guests.get(guest),
             host=self._topics.host,
             stable_path=self._stable_path,
@@ -148,12 +172,23 @@ class Reporter:
             conditions=tuple(self._host_conditions.values()),
         )
 
+    def _note_seen(self, key: DiskKey, report: Report) -> None:
+        unseen = self._unseen.get(key.guest)
+        if unseen is not None and report.began >= unseen.since:
+            unseen.keys.discard(key)
+            self._note_if_observed(key.guest)
+
+    def _note_if_observed(self, guest: str) -> None:
+        if not self._unseen[guest].keys:
+            self._observed[guest] = self._unseen.pop(guest).document
+
     def _publish_guest(self, guest: str) -> None:
         self._flushes.pop(guest, None)
         if self._bus is None:
             return
         if self._is_over(guest):
-            self._guests.pop(guest, None)
+            for kept in (self._guests, self._observed, self._unseen):
+                kept.pop(guest, None)
             self._bus.publish_retained(self._topics.status(guest), b"")
             return
         before, status = self._guests.get(guest), self.guest_status(guest)

@@ -190,7 +190,8 @@ class Host:
     def _survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
         devices = self._devices.survey()
         recorded = {*self._blktap.survey(), *(claim.key for claim in self._block.survey()), *self.paths.all()}
-        names = {disk_id(key): key for key in known | recorded}
+        told = {device.tag.key for device in devices.values() if device.tag and device.tag.key}
+        names = {disk_id(key): key for key in known | recorded | told}
         orphans = [
             Orphan(device.tag.label if device.tag else disk, device.path)
             for disk, device in devices.items()

@@ -51,5 +51,12 @@ class Tag:
                 return cls(instance, disk, label)
         return None
 
+    @property
+    def key(self) -> DiskKey | None:
+        """The disk's full name, where the label had room for it."""
+        guest, _, target = self.label.rpartition("/")
+        key = DiskKey(guest, target)
+        return key if disk_id(key) == self.disk else None
+
     def __bytes__(self) -> bytes:
         return f"{_PREFIX}:{self.instance}:{self.disk}:{self.label}".encode()

@@ -116,6 +116,23 @@ def watch(
     raise typer.Exit(command.run(host=host, guest=guest, settings=_settings(config)))
 
 
+@app.command()
+def gc(
+    host: Host = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for each guest.")] = 60.0,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Show disks that no document names and, when agreed to, take them down. Images are kept."""
+    from agent.cli import gc as command
+
+    settings = _settings(config)
+    chosen = host or settings.host
+    raise typer.Exit(command.run(host=chosen, yes=yes, timeout=timeout, settings=settings, output=output))
+
+
 def _settings(config: Path | None) -> "Settings":
     from agent.settings import SettingsError, load
 
