@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import structlog
 
@@ -20,9 +20,9 @@ from agent.events import Cause
 from agent.report import Report, of_failure, of_hands_off, of_rest
 from agent.settings import ControllerSettings
 from agent.status import Phase, now
-from reconcilers.actual import Actual, Attached
+from reconcilers.actual import Actual, Attached, FileId, Source
 from reconcilers.errors import DiskError
-from reconcilers.plan import Detach, Keep, Nothing, Refuse, Step, plan
+from reconcilers.plan import Detach, Keep, Nothing, Refuse, Replace, Step, plan
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 
@@ -59,6 +59,14 @@ class _Trigger:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Stuck:
+    """A disk that should leave one image for another, which somebody else has."""
+
+    wants: FileId
+    has: FileId
+
+
 class Controller:
     """Works on every disk that is enqueued until it is as desired, and reports each outcome."""
 
@@ -78,6 +86,7 @@ class Controller:
         self._waiting: dict[DiskKey, _Trigger] = {}
         self._again: dict[DiskKey, _Trigger] = {}
         self._busy: set[DiskKey] = set()
+        self._stuck: dict[DiskKey, _Stuck] = {}
         self._attempts: dict[DiskKey, int] = {}
         self._warnings: dict[DiskKey, str] = {}
         self._retries: dict[DiskKey, asyncio.TimerHandle] = {}
@@ -168,10 +177,34 @@ class Controller:
             actual = await self._host.observe(key, spec.source if spec else None)
             step = plan(spec, actual)
             if isinstance(step, Nothing | Keep | Refuse):
+                self._stuck.pop(key, None)
                 return self._with_warning(key, of_rest(step, actual.attached))
-            await self._apply(step, key, actual.attached)
+            try:
+                await self._apply(step, key, actual.attached)
+            except DiskError as error:
+                if error.reason is not Reason.SOURCE_IN_USE or not self._goes_round(step, key, actual):
+                    raise
+                await self._apply(Detach(step.attached), key, actual.attached)
+            self._stuck.pop(key, None)
         message = f"{STEPS_MAX} steps did not bring {key} to rest; something else changes it all the time"
         raise DiskError(Reason.KERNEL_ERROR, message)
+
+    def _goes_round(self, step: Step, key: DiskKey, actual: Actual) -> TypeGuard[Replace]:
+        """Whether a disk waits for an image that another has, which waits in turn for that of the first.
+
+        Disks that change places would all wait for ever, as none gives its image up before it has the other. When
+        each is known to want to leave its own, one of them can go first.
+        """
+        if not isinstance(step, Replace) or not isinstance(actual.source, Source):
+            return False
+        self._stuck[key] = _Stuck(wants=actual.source.identity, has=step.attached.identity)
+        leaving = {stuck.has: stuck.wants for stuck in self._stuck.values()}
+        wanted: FileId | None = actual.source.identity
+        for _ in self._stuck:
+            wanted = leaving.get(wanted) if wanted else None
+            if wanted == step.attached.identity:
+                return True
+        return False
 
     async def _apply(self, step: Step, key: DiskKey, attached: Attached | None) -> None:
         name = type(step).__name__.lower()
@@ -192,7 +225,7 @@ class Controller:
     async def _attached(self, key: DiskKey) -> Attached | None:
         try:
             return await self._host.attached(key)
-        except OSError:
+        except (OSError, DiskError):  # no descriptors left, for example: that must not end the work on other disks
             log.exception("it can't be told what is attached")
             return None
 

@@ -28,6 +28,7 @@ from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType
 from agent.store import Store
 from agent.store_file import StoreError
+from reconcilers.errors import DiskError
 from reconcilers.host import Host, HostAbilities, probe
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
@@ -168,7 +169,10 @@ class Daemon:
     async def _resync_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_dice.uniform(0.5, 1.5) * self._settings.controller.resync)
-            await self.resync(Cause.TIMER)
+            try:
+                await self.resync(Cause.TIMER)
+            except (OSError, DiskError):
+                log.exception("the host could not be looked over; it is tried again")
 
     async def _take(self, messages: Sequence[Message]) -> None:
         try:

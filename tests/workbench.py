@@ -217,7 +217,10 @@ class Bench:
         self._ear.disconnect()
         self._ear.loop_stop()
         for device in self.loops():
-            control.try_detach(device)
+            for _ in range(200):  # an agent beside us may have each device open for a moment, to look at it
+                if control.try_detach(device):
+                    break
+                time.sleep(0.01)
         for pid in self.servers():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)

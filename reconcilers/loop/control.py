@@ -9,7 +9,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -110,7 +110,7 @@ class LoopNumbers:
 
     def take(self) -> int:
         """A number to try next; its node exists."""
-        if self._free:
+        with suppress(KeyError):  # asked for rather than looked at first: other threads take numbers too
             return self._free.pop()
         with _opened("/dev/loop-control", os.O_RDWR) as control:
             while True:
@@ -239,6 +239,15 @@ def _describe(fd: int, minor: int) -> LoopDevice | None:
         logical_block_size=_number(fd, _BLKSSZGET, "=I"),
         diskseq=_diskseq(fd),
     )
+
+
+def describe_outside(minor: int) -> LoopDevice | None:
+    """As `describe`, without a question to the file system under the backing file, which does not answer."""
+    try:
+        with _opened(node(minor), os.O_RDONLY) as device_fd:
+            return _describe_dead(device_fd, minor, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+    except OSError:
+        return None
 
 
 def _describe_dead(fd: int, minor: int, error: OSError) -> LoopDevice | None:

@@ -7,6 +7,7 @@ from reconcilers.errors import DiskError
 from reconcilers.holders import describe_holders
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopDevice, LoopNumbers
+from reconcilers.loop.scan import bound_devices
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from reconcilers.tag import Tag, disk_id
@@ -26,10 +27,14 @@ class LoopDevices:
 
     def survey(self) -> dict[str, LoopDevice]:
         """Look at every bound loop device of the host; those of this instance, by the id of their disk."""
+        before = dict(self._minors)
         self._numbers.learn()
         ours = {disk: device for device in bound_devices() if (disk := self._disk_of(device))}
-        # Added to, not put in place of: disks may have come up while we looked, and `find` drops what is gone.
-        self._minors |= {disk: device.minor for disk, device in ours.items()}
+        for disk, device in ours.items():
+            # Added to, not put in place of: other threads attach and detach meanwhile, and what they noted is newer
+            # than what was read here. `find` drops what is gone.
+            if self._minors.get(disk) == before.get(disk):
+                self._minors[disk] = device.minor
         return ours
 
     def find(self, key: DiskKey) -> LoopDevice | None:
@@ -39,7 +44,7 @@ class LoopDevices:
             return None
         device = control.describe(minor)
         if device is None or self._disk_of(device) != disk_id(key):
-            del self._minors[disk_id(key)]
+            self._minors.pop(disk_id(key), None)
             return None
         return device
 
@@ -85,7 +90,7 @@ class LoopDevices:
             return
         if not control.try_detach(device):
             raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {describe_holders(device.path)}")
-        del self._minors[disk_id(key)]
+        self._minors.pop(disk_id(key), None)
         self._numbers.give_back(device.minor)
 
     def _disk_of(self, device: LoopDevice) -> str | None:
@@ -95,11 +100,6 @@ class LoopDevices:
         # Its tap is dead and its tag can't be read: the path of the export is ours alone, and names the disk too.
         export = Path(device.backing_path or "/")
         return export.parent.name if export.parent.parent == self._taps else None
-
-
-def bound_devices() -> list[LoopDevice]:
-    """Every bound loop device of the host, ours or not."""
-    return [device for minor in control.bound_minors() if (device := control.describe(minor))]
 
 
 def devices_over(identity: FileId) -> list[LoopDevice]:
