@@ -5,7 +5,7 @@ import json
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP
 from typing import Literal
@@ -253,11 +253,20 @@ async def test_a_handler_that_always_fails_makes_no_hot_loop_and_says_why(broker
 async def test_requests_are_answered_and_a_failing_one_harms_nothing(broker: Broker) -> None:
     agent = Agent(settings(broker))
     inbox = "tapster/v1/lab/operators/me/replies"
+
+    async def ask(sender: Connection, payload: bytes, reply_to: str) -> None:
+        properties = packet_properties(PacketTypes.PUBLISH, ResponseTopic=reply_to, CorrelationData=b"42")
+        await sender.deliver(TOPICS.command("plan"), payload, properties=properties)
+
     async with outsider(broker, inbox) as operator, running(agent):
         await until(lambda: agent.synced)
-        for payload, reply_to in ((b"fail", inbox), (b"astray", "a/+/b"), (b"good", inbox)):
-            properties = packet_properties(PacketTypes.PUBLISH, ResponseTopic=reply_to, CorrelationData=b"42")
-            await operator.deliver(TOPICS.command("plan"), payload, properties=properties)
+        await ask(operator, b"fail", inbox)
+        async with outsider(broker, name="careless") as careless:
+            # Mosquitto 2.0.11 passes this on, and 2.0.21 throws its sender out, who then waits in vain.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await ask(careless, b"astray", "a/+/b")
+        await ask(operator, b"good", inbox)
         (reply,) = await operator.batch()
         assert Message.received(reply).payload == TOPICS.command("plan").encode() + b" good"
         assert Message.received(reply).correlation == b"42"
