@@ -9,6 +9,7 @@ from agent.desired import DesiredWorld
 from agent.document import DesiredDocument
 from agent.report import Report
 from agent.status import (
+    AT_REST,
     Condition,
     ConditionType,
     DiskError,
@@ -36,7 +37,6 @@ WORST_FIRST = (
     Phase.UP,
     Phase.DOWN,
 )
-AT_REST = frozenset({Phase.UP, Phase.DOWN})
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ class Phase(StrEnum):
     WITHDRAWN = "Withdrawn"
 
 
+AT_REST = frozenset({Phase.UP, Phase.DOWN})
+"""The phases in which a disk is as its definition wants it."""
+
+
 class ConditionType(StrEnum):
     """The questions that conditions answer, Kubernetes' way."""
 

@@ -6,9 +6,7 @@ from pydantic import ValidationError
 
 from agent.bus.message import Message
 from agent.bus.topics import AgentTopic, FleetTopics, StatusTopic
-from agent.status import AgentState, ConditionType, DiskStatus, GuestStatus, Phase
-
-AT_REST = frozenset({Phase.UP, Phase.DOWN})
+from agent.status import AT_REST, AgentState, ConditionType, DiskStatus, GuestStatus
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.bus.fleet import AT_REST, Fleet, rejection, trouble
+from agent.bus.fleet import Fleet, rejection, trouble
 from agent.bus.message import Message
 from agent.bus.operator import BusError, Operator, operator
 from agent.bus.topics import Scope, TopicError
@@ -17,7 +17,7 @@ from agent.cli.tables import sentence
 from agent.definition import DocumentRejected, Limits
 from agent.document import digest, read_document
 from agent.settings import Settings
-from agent.status import DiskStatus, GuestStatus, Phase
+from agent.status import AT_REST, DiskStatus, GuestStatus, Phase
 
 VERDICT_SECONDS = 1.0
 """A rejection that stands in the status may be an older one; after this long without a better word it is ours."""
