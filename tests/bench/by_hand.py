@@ -18,6 +18,8 @@ from tests.workbench import FOLDER_PREFIX, storage_daemons
 
 LOOP_CTL_ADD, LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 
+DETACH_PATIENCE = 10.0
+
 SHELL_LOOP = 'for image; do losetup -f --show "$image"; done'
 
 DAEMON = """
@@ -65,19 +67,30 @@ def _loop_numbers() -> set[int]:
 
 
 def take_down(folder: Path) -> None:
-    """Take down the loop devices over the folder's files, then the storage daemons whose files they are."""
-    for minor in control.bound_minors():
-        with suppress(OSError):
-            backing = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text()
-            device = control.describe(minor) if backing.startswith(f"{folder}/") else None
-            if device:
-                control.try_detach(device)
+    """Take down the loop devices over the folder's files, then the storage daemons whose files they are.
+
+    Whoever looks at all loop devices of the host, an agent that starts for example, has each open for a moment.
+    """
+    deadline = time.monotonic() + DETACH_PATIENCE
+    while not all(control.try_detach(device) for device in _devices_over(folder)):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"somebody has loop devices over {folder} open: losetup --list shows them")
+        time.sleep(0.01)
     for pid, words in storage_daemons():
         if f"{folder}/" in words:
             os.kill(pid, signal.SIGKILL)
     for mount in folder.glob("*.export"):
         unmount_lazily(mount)
         mount.unlink()
+
+
+def _devices_over(folder: Path) -> Iterator[control.LoopDevice]:
+    for minor in control.bound_minors():
+        with suppress(OSError):
+            backing = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text()
+            device = control.describe(minor) if backing.startswith(f"{folder}/") else None
+            if device:
+                yield device
 
 
 def raw_images(folder: Path, count: int) -> list[Path]:

@@ -23,7 +23,7 @@ from tests.bench.process import cpu_seconds
 from tests.broker import Broker, running_broker
 from tests.workbench import FOLDER_PREFIX, Bench
 
-PATIENCE = 180.0
+PATIENCE = 60.0
 """Seconds until a measure is given up."""
 
 QUIET = """
@@ -70,7 +70,7 @@ class MeasuredHost(Bench):
 
     def wait_up(self, count: int) -> float:
         """Wait until so many guests were heard to be up; returns when the last one was."""
-        self.wait(lambda: len(self.up) >= count, f"{count} guests up, and {len(self.up)} are")
+        self.wait(lambda: len(self.up) >= count, f"{count} guests up")
         return max(self.up.values())
 
     def began(self) -> float:
