@@ -52,7 +52,8 @@ def of_rest(step: Nothing | Keep | Refuse, attached: Attached | None) -> Report:
         case Nothing(reason):
             return Report(phase=_PHASE_OF_NOTHING[reason], reason=reason, message=reason.meaning, attached=attached)
         case Keep(reason, message):
-            return Report(phase=Phase.DEGRADED, reason=reason, message=message, attached=attached)
+            phase = Phase.LOST if attached and not attached.server_alive else Phase.DEGRADED
+            return Report(phase=phase, reason=reason, message=message, attached=attached)
         case Refuse(reason, message):
             return Report(phase=Phase.REFUSED, reason=reason, message=message, attached=attached)
 

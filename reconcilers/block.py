@@ -6,14 +6,17 @@ by number and by the kernel's sequence number, so that a device recycled under t
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from reconcilers.actual import Attached, FileId
+from reconcilers.actual import Attached, FileId, Source
 from reconcilers.backend import Reconciler, checked_source
+from reconcilers.blktap.tap import TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.holders import describe_holders
+from reconcilers.loop import control
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
@@ -51,6 +54,24 @@ class BlockReconciler:
         self._claims = claims
         self._paths = paths
 
+    def refuse_taken(self, image: Source, spec: DiskSpec, taps: Iterable[TapRecord]) -> None:
+        """Refuse a block device that another disk or somebody else on this host has, by whatever name and backend.
+
+        Raises:
+            DiskError: SourceInUse.
+        """
+        path, rdev = str(spec.source), image.identity.device
+        if os.major(rdev) == control.LOOP_MAJOR and (device := control.describe(os.minor(rdev))) and device.tag:
+            raise _in_use(path, f"guest disk {device.tag.label}, whose own device it is")
+        for claim in self.survey():
+            if claim.rdev == rdev and claim.key != spec.key and _is_present(claim) and not _may_share(spec, claim):
+                raise _in_use(path, f"guest disk {claim.key}")
+        for tap in taps:
+            if tap.identity == image.identity and tap.key != spec.key and not (spec.read_only and tap.read_only):
+                raise _in_use(path, f"guest disk {tap.key}")
+        if not spec.read_only and not spec.shareable:
+            _nobody_has_it(path)
+
     def survey(self) -> list[BlockClaim]:
         """Every claim there is."""
         return [claim for path in self._claims.glob("*.json") if (claim := _read(path))]
@@ -60,7 +81,6 @@ class BlockReconciler:
         claim = _read(self._claim_path(key))
         if claim is None:
             return None
-        present = _sysfs(claim.rdev, "diskseq") == claim.diskseq
         return Attached(
             backend=Backend.BLOCK,
             format=Format.RAW,
@@ -74,7 +94,7 @@ class BlockReconciler:
             slice_offset=0,
             slice_size=None,
             server=SERVER,
-            server_alive=present,
+            server_alive=_is_present(claim),
             linked=self._paths.read(key) == claim.path,
         )
 
@@ -102,11 +122,6 @@ class BlockReconciler:
 
     def _take(self, spec: DiskSpec, image: OpenSource) -> None:
         rdev = image.source.identity.device
-        for other in self.survey():
-            if other.rdev == rdev and other.key != spec.key and not _may_share(spec, other):
-                raise _in_use(image.path, f"guest disk {other.key}")
-        if not spec.read_only and not spec.shareable:
-            _nobody_has_it(image.path)
         claim = BlockClaim(
             guest=spec.key.guest,
             target=spec.key.target,
@@ -125,7 +140,7 @@ class BlockReconciler:
 
     def _let_go(self, key: DiskKey) -> None:
         claim = _read(self._claim_path(key))
-        if claim is not None:
+        if claim is not None and _is_present(claim):
             _nobody_has_it(claim.path, reason=Reason.DEVICE_IN_USE)
         self._paths.remove(key)
         self._claim_path(key).unlink(missing_ok=True)
@@ -139,6 +154,11 @@ def _read(path: Path) -> BlockClaim | None:
         return BlockClaim.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _is_present(claim: BlockClaim) -> bool:
+    """Whether the device is still the one that was claimed, and not another one under its number."""
+    return _sysfs(claim.rdev, "diskseq") == claim.diskseq
 
 
 def _may_share(spec: DiskSpec, other: BlockClaim) -> bool:

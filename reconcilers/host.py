@@ -7,12 +7,12 @@ import asyncio
 import fcntl
 import os
 import platform
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconcilers.actual import Actual, Attached, Fault, Source
+from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.reconciler import BlktapReconciler
@@ -125,6 +125,7 @@ class Host:
         self._abilities = abilities
         self._on_change = on_change
         self._names: dict[str, DiskKey] = {}
+        self._device_locks: dict[int, asyncio.Lock] = {}
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, (runtime / "taps").resolve())
@@ -242,16 +243,33 @@ class Host:
             case Unlink():
                 await asyncio.to_thread(self.paths.remove, key)
             case Attach(spec):
-                return await self._backend(spec).attach(spec)
+                async with self._device_for(spec):
+                    return await self._backend(spec).attach(spec)
             case Adopt(spec, attached):
                 await self._by_backend[attached.backend].adopt(spec)
             case Grow(attached):
                 await self._by_backend[attached.backend].grow(key)
             case Replace(spec, attached):
-                return await self._backend(spec).attach(spec, replacing=self._by_backend[attached.backend])
+                if attached.backend is Backend.BLOCK and not attached.server_alive:
+                    await self._block.detach(key)  # what its link names is somebody else's by now
+                async with self._device_for(spec):
+                    return await self._backend(spec).attach(spec, replacing=self._by_backend[attached.backend])
             case Detach(attached):
                 await self._by_backend[attached.backend].detach(key)
         return None
+
+    @asynccontextmanager
+    async def _device_for(self, spec: DiskSpec) -> AsyncIterator[None]:
+        """Refuse a block device that is taken, and keep other disks off it until this one's claim is there to see."""
+        source = await asyncio.to_thread(look_at, spec.source) if spec.source else None
+        if source is None or source.kind is not SourceKind.BLOCK:
+            yield
+            return
+        async with self._device_locks.setdefault(source.identity.device, asyncio.Lock()):
+            await asyncio.to_thread(
+                lambda: self._block.refuse_taken(source, spec, self._blktap.records()),
+            )
+            yield
 
     def close(self) -> None:
         """Stop watching. Every disk stays up."""

@@ -47,8 +47,12 @@ class BlktapReconciler:
 
     def survey(self) -> list[DiskKey]:
         """Every disk that has a tap's folder with a record."""
+        return [record.key for record in self.records()]
+
+    def records(self) -> list[TapRecord]:
+        """What every tap serves."""
         records = (TapFolder(path).record() for path in self._taps.glob("*"))
-        return [record.key for record in records if record]
+        return [record for record in records if record]
 
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
