@@ -121,12 +121,18 @@ class MeasuredHost(Bench):
 
 @contextmanager
 def measured_host() -> Iterator[MeasuredHost]:
-    """A host with a broker of its own, whose agent is not started yet. Everything is gone after the block."""
+    """A host with a broker of its own, whose agent is not started yet. Everything is gone after the block.
+
+    As on any host, the runtime folder is below /run, in memory, and the store is on a disk.
+    """
     with running_broker() as broker:
         folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}bench-"))
+        runtime = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}bench-", dir="/run"))
+        (folder / "run").symlink_to(runtime)
         host = MeasuredHost(folder, broker)
         try:
             yield host
         finally:
             host.close()
             shutil.rmtree(folder)
+            shutil.rmtree(runtime)
