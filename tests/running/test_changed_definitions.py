@@ -138,14 +138,15 @@ def test_a_cdrom_is_emptied_and_filled(host: Bench) -> None:
 
 def test_absent_while_refused_and_present_while_going(host: Bench) -> None:
     image = host.images / "flapping.img"
-    for number in range(10):
-        host.push_disks("flapping", loop_disk("vda", image))
-        host.absent("flapping")
-        if number == 4:
+    for generation in range(1, 20, 2):
+        host.push("flapping", domain("flapping", loop_disk("vda", image)), generation=str(generation))
+        host.absent("flapping", generation + 1)
+        if generation == 9:
             host.image("flapping.img")
+    host.until(lambda: host.statuses.get("flapping", {}).get("observed_generation") == 20)
     host.until_guest("flapping", "Down")
-    assert not host.stable("flapping", "vda").is_symlink()
-    host.push_disks("flapping", loop_disk("vda", image))
+    host.until(lambda: not host.stable("flapping", "vda").is_symlink())
+    host.push("flapping", domain("flapping", loop_disk("vda", image)), generation="21")
     host.until_phase("flapping", "vda", "Up")
 
 
