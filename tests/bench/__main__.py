@@ -63,16 +63,22 @@ def main() -> int:
         return 1
     _end_in_order()
     families = _families(sizes, skipped)
-    try:
-        for name in options.only or FAMILIES:
-            console.print(f"… {name}", style="dim")
+    code = 0
+    for name in options.only or FAMILIES:
+        console.print(f"… {name}", style="dim")
+        try:
             figures += families[name]()
-    except KeyboardInterrupt:
-        skipped.append("the rest: interrupted")
+        except RuntimeError as error:
+            skipped.append(f"{name}: {error}")
+            code = 1
+        except KeyboardInterrupt:
+            skipped.append(f"{name} and what follows: interrupted")
+            code = 130
+            break
     show(figures, skipped, console)
     if options.json:
         write(figures, skipped, options.json)
-    return 130 if skipped[-1:] == ["the rest: interrupted"] else 0
+    return code
 
 
 def _families(sizes: Sizes, skipped: list[str]) -> dict[str, Callable[[], list[Figure]]]:

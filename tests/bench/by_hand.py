@@ -140,5 +140,9 @@ def seconds_of_daemons(images: Sequence[Path]) -> float:
 
 def _seconds(command: Sequence[str], given: str = "") -> float:
     began = time.perf_counter()
-    subprocess.run(command, check=True, input=given, text=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    ended = subprocess.run(command, check=False, input=given, text=True, stdout=nothing, stderr=pipe)
+    took = time.perf_counter() - began
+    if ended.returncode != 0:
+        raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    return took
