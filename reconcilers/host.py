@@ -148,18 +148,28 @@ class Host:
         """Keep other agents off this runtime folder for the length of the block.
 
         Raises:
-            DiskError: SourceInUse if another agent has it.
+            DiskError: SourceInUse if another agent has it, PermissionDenied if it can't be written.
         """
-        self._runtime.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._runtime / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._lock_runtime()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-        except BlockingIOError as error:
-            message = f"another agent runs on {self._runtime}; stop it, or give this one another paths.runtime"
-            raise DiskError(Reason.SOURCE_IN_USE, message) from error
         finally:
             os.close(fd)
+
+    def _lock_runtime(self) -> int:
+        try:
+            self._runtime.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._runtime / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            message = f"{self._runtime} can't be used: {error.strerror}; make it writable, or change paths.runtime"
+            raise DiskError(Reason.PERMISSION_DENIED, message) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            message = f"another agent runs on {self._runtime}; stop it, or give this one another paths.runtime"
+            raise DiskError(Reason.SOURCE_IN_USE, message) from error
+        return fd
 
     @contextmanager
     def watched(self) -> Iterator[None]:

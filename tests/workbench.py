@@ -115,6 +115,7 @@ class Bench:
         packet = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         packet.UserProperty = list((properties or {}).items())
         data = payload.encode() if isinstance(payload, str) else payload
+        self.until(self._ear.is_connected)
         self._ear.publish(topic, data, qos=1, retain=retain, properties=packet).wait_for_publish(PATIENCE)
 
     def push(self, guest: str, document: bytes | str, **properties: str) -> None:

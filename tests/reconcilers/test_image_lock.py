@@ -1,0 +1,99 @@
+"""The image's locks against the real kernel and QEMU: who may have it together, and how long a lock lives."""
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reconcilers.image_lock import lock_image, sole_opener
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+PLAIN, READER, SHARER = (False, False), (True, False), (False, True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (PLAIN, PLAIN, False),
+        (PLAIN, READER, False),
+        (READER, PLAIN, False),
+        (READER, READER, True),
+        (SHARER, SHARER, True),
+        (SHARER, PLAIN, False),
+        (PLAIN, SHARER, False),
+        (READER, SHARER, False),
+    ],
+)
+def test_who_may_have_it_together(
+    image: Path, first: tuple[bool, bool], second: tuple[bool, bool], together: bool
+) -> None:
+    with opened(image) as one, opened(image) as other:
+        assert lock_image(one, read_only=first[0], shareable=first[1])
+        assert lock_image(other, read_only=second[0], shareable=second[1]) is together
+
+
+def test_a_lock_ends_with_its_open_file_and_not_before(image: Path) -> None:
+    with opened(image) as one:
+        assert lock_image(one, read_only=False, shareable=False)
+        heir = os.dup(one)
+    with opened(image) as other:
+        assert not lock_image(other, read_only=False, shareable=False)
+    os.close(heir)
+    with opened(image) as other:
+        assert lock_image(other, read_only=False, shareable=False)
+
+
+def test_locking_twice_is_fine(image: Path) -> None:
+    with opened(image) as one:
+        assert all(lock_image(one, read_only=False, shareable=False) for _ in range(2))
+
+
+def test_a_lock_of_the_whole_file_counts_as_use(image: Path) -> None:
+    with opened(image) as one, opened(image) as other:
+        fcntl.lockf(one, fcntl.LOCK_EX)
+        assert not lock_image(other, read_only=True, shareable=False)
+
+
+@pytest.mark.parametrize(("command", "may"), [("write 0 512", False), ("read 0 512", True)])
+def test_qemu_understands_a_readers_lock(host_parts: None, image: Path, command: str, may: bool) -> None:
+    with opened(image) as one:
+        assert lock_image(one, read_only=True, shareable=False)
+        words = ["qemu-io", "-f", "raw", *([] if "write" in command else ["-r"]), "-c", command, str(image)]
+        said = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert ("lock" not in said.stdout + said.stderr) is may
+
+
+def test_sole_opener(image: Path) -> None:
+    with opened(image) as one:
+        assert sole_opener(one)
+        with opened(image):
+            assert not sole_opener(one)
+        assert sole_opener(one)
+    reader = os.open(image, os.O_RDONLY)
+    writer = subprocess.Popen(["sleep", "60"], stdout=image.open("ab"))
+    try:
+        assert not sole_opener(reader)
+    finally:
+        writer.kill()
+        writer.wait()
+        os.close(reader)

@@ -1,0 +1,209 @@
+"""The decision, as one table of what should be, what is, and the step; and what holds for every pair."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconcilers.actual import Actual, Attached, Fault, FileId, Source, SourceKind
+from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Unlink, effective, plan
+from reconcilers.reason import Reason
+from reconcilers.spec import Backend, Device, DiskKey, DiskSpec, Format, StartupPolicy
+
+MIB = 1 << 20
+FILE = Source(kind=SourceKind.FILE, identity=FileId(1, 10), size_bytes=MIB)
+OTHER = replace(FILE, identity=FileId(1, 11))
+BLOCK = Source(kind=SourceKind.BLOCK, identity=FileId(2, 0), size_bytes=MIB)
+MISSING = Fault(Reason.IMAGE_MISSING, "it is not there")
+EMPTY = Fault(Reason.IMAGE_EMPTY, "it has no bytes")
+
+LOOP = DiskSpec(key=DiskKey("vm", "vda"), source="/a", backend=Backend.LOOP, format=Format.RAW)
+AIO = replace(LOOP, backend=Backend.BLKTAP, format=Format.AIO)
+QCOW2 = replace(LOOP, backend=Backend.BLKTAP, format=Format.QCOW2)
+PHY = replace(LOOP, backend=Backend.BLOCK)
+DRIVE = replace(LOOP, device=Device.CDROM, source=None, backend=None, format=None, read_only=True)
+
+ON_LOOP = Attached(
+    backend=Backend.LOOP,
+    format=Format.RAW,
+    identity=FILE.identity,
+    device_path="/dev/loop7",
+    diskseq=70,
+    size_bytes=MIB,
+    logical_block_size=512,
+    read_only=False,
+    direct_io=False,
+    slice_offset=0,
+    slice_size=None,
+    server="kernel loop",
+    server_alive=True,
+    linked=True,
+)
+ON_AIO = replace(ON_LOOP, backend=Backend.BLKTAP, format=Format.AIO)
+ON_QCOW2 = replace(ON_AIO, format=Format.QCOW2)
+ON_BLOCK = replace(ON_LOOP, backend=Backend.BLOCK, identity=BLOCK.identity, device_path="/dev/sdb")
+
+# What should be, what the source is, what is there, the step, and words of its reason or message.
+CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, type[Step], str]] = {
+    "absent, nothing there": (None, None, None, Nothing, "TakenDown"),
+    "absent, loop there": (None, None, ON_LOOP, Detach, ""),
+    "absent, dead tap there": (None, None, replace(ON_AIO, server_alive=False), Detach, ""),
+    "empty drive": (DRIVE, None, None, Nothing, "NoMedium"),
+    "empty drive, medium there": (DRIVE, None, ON_LOOP, Detach, ""),
+    "new loop": (LOOP, FILE, None, Attach, ""),
+    "new tap": (QCOW2, FILE, None, Attach, ""),
+    "new block": (PHY, BLOCK, None, Attach, ""),
+    "loop as desired": (LOOP, FILE, ON_LOOP, Nothing, "AsDesired"),
+    "tap as desired": (AIO, FILE, ON_AIO, Nothing, "AsDesired"),
+    "block as desired": (PHY, BLOCK, ON_BLOCK, Nothing, "AsDesired"),
+    "phy over a file is loop": (PHY, FILE, ON_LOOP, Nothing, "AsDesired"),
+    "loop over a device is block": (LOOP, BLOCK, ON_BLOCK, Nothing, "AsDesired"),
+    "tap over a device stays tap": (AIO, BLOCK, replace(ON_AIO, identity=BLOCK.identity), Nothing, "AsDesired"),
+    "source missing": (LOOP, MISSING, None, Refuse, "ImageMissing"),
+    "source empty": (LOOP, EMPTY, None, Refuse, "ImageEmpty"),
+    "optional source missing": (
+        replace(LOOP, startup_policy=StartupPolicy.OPTIONAL),
+        MISSING,
+        None,
+        Nothing,
+        "OptionalMissing",
+    ),
+    "optional source empty": (replace(LOOP, startup_policy=StartupPolicy.OPTIONAL), EMPTY, None, Refuse, "ImageEmpty"),
+    "source missing, loop there": (LOOP, MISSING, ON_LOOP, Keep, "ImageMissing"),
+    "source missing, tap dead": (AIO, MISSING, replace(ON_AIO, server_alive=False), Keep, "ServerLost"),
+    "device missing, block gone": (PHY, MISSING, replace(ON_BLOCK, server_alive=False), Keep, "DeviceVanished"),
+    "lun on a file": (replace(PHY, device=Device.LUN), FILE, None, Refuse, "NotALun"),
+    "lun on a file, loop there": (replace(PHY, device=Device.LUN), FILE, ON_LOOP, Keep, "NotALun"),
+    "lun on a device": (replace(PHY, device=Device.LUN), BLOCK, None, Attach, ""),
+    "another image": (LOOP, OTHER, ON_LOOP, Replace, "image"),
+    "another backend": (AIO, FILE, ON_LOOP, Replace, "backend"),
+    "another format": (QCOW2, FILE, ON_AIO, Replace, "format"),
+    "made read-only": (replace(LOOP, read_only=True), FILE, ON_LOOP, Replace, "read-only is off and should be on"),
+    "made writable": (LOOP, FILE, replace(ON_LOOP, read_only=True), Replace, "read-only is on and should be off"),
+    "another slice": (replace(LOOP, slice_offset=512), FILE, ON_LOOP, Replace, "slice"),
+    "another sector size": (replace(LOOP, logical_block_size=4096), FILE, ON_LOOP, Replace, "4096"),
+    "no sector size said": (LOOP, FILE, replace(ON_LOOP, logical_block_size=4096), Nothing, "AsDesired"),
+    "read-only over a writable block": (replace(PHY, read_only=True), BLOCK, ON_BLOCK, Nothing, "AsDesired"),
+    "another device": (PHY, replace(BLOCK, identity=FileId(3, 0)), ON_BLOCK, Replace, "image"),
+    "direct I/O not granted": (replace(LOOP, direct_io=True), FILE, ON_LOOP, Nothing, "AsDesired"),
+    "direct I/O not wanted": (LOOP, FILE, replace(ON_LOOP, direct_io=True), Replace, "page cache"),
+    "tap dead": (AIO, FILE, replace(ON_AIO, server_alive=False), Replace, "server is gone"),
+    "link missing": (LOOP, FILE, replace(ON_LOOP, linked=False), Adopt, ""),
+    "tap without device": (AIO, FILE, replace(ON_AIO, device_path=None, size_bytes=0, linked=False), Adopt, ""),
+    "image grown": (LOOP, replace(FILE, size_bytes=2 * MIB), ON_LOOP, Grow, ""),
+    "image grown by less than a sector": (LOOP, replace(FILE, size_bytes=MIB + 511), ON_LOOP, Nothing, "AsDesired"),
+    "image shrunk": (LOOP, replace(FILE, size_bytes=MIB // 2), ON_LOOP, Keep, "ImageShrunk"),
+    "file of a tap grown": (QCOW2, replace(FILE, size_bytes=2 * MIB), ON_QCOW2, Nothing, "AsDesired"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_table(case: str) -> None:
+    desired, source, attached, step, words = CASES[case]
+    decided = plan(desired, Actual(source, attached))
+    assert type(decided) is step
+    said = [str(getattr(decided, name, "")) for name in ("reason", "message", "why")]
+    assert words in " ".join(said)
+
+
+def test_a_stray_link_goes_before_anything_else() -> None:
+    for desired in (None, LOOP, DRIVE):
+        assert plan(desired, Actual(FILE, None, stray_link="/dev/loop9")) == Unlink("/dev/loop9")
+
+
+def test_the_step_carries_the_effective_backend() -> None:
+    assert plan(PHY, Actual(FILE, None)) == Attach(replace(PHY, backend=Backend.LOOP))
+    sliced = replace(LOOP, slice_offset=512)
+    assert plan(sliced, Actual(BLOCK, None)) == Attach(sliced)
+
+
+identities = st.builds(FileId, st.integers(1, 2), st.sampled_from([0, 10]))
+sizes = st.sampled_from([512, MIB, MIB + 1, 2 * MIB])
+sources = st.one_of(
+    st.builds(Source, kind=st.sampled_from(SourceKind), identity=identities, size_bytes=sizes),
+    st.builds(Fault, st.sampled_from(Reason), st.just("a fault")),
+)
+specs = st.builds(
+    DiskSpec,
+    key=st.just(LOOP.key),
+    device=st.sampled_from(Device),
+    source=st.just("/a"),
+    backend=st.sampled_from(Backend),
+    format=st.sampled_from([Format.RAW, Format.AIO, Format.QCOW2]),
+    read_only=st.booleans(),
+    direct_io=st.booleans(),
+    logical_block_size=st.sampled_from([None, 512, 4096]),
+    slice_offset=st.sampled_from([0, 512]),
+    slice_size=st.sampled_from([None, 512]),
+    startup_policy=st.sampled_from(StartupPolicy),
+)
+attachments = st.builds(
+    Attached,
+    backend=st.sampled_from(Backend),
+    format=st.sampled_from([Format.RAW, Format.AIO, Format.QCOW2]),
+    identity=identities,
+    device_path=st.sampled_from(["/dev/loop7", None]),
+    diskseq=st.sampled_from([70, None]),
+    size_bytes=sizes,
+    logical_block_size=st.sampled_from([512, 4096]),
+    read_only=st.booleans(),
+    direct_io=st.booleans(),
+    slice_offset=st.sampled_from([0, 512]),
+    slice_size=st.sampled_from([None, 512]),
+    server=st.just("a server"),
+    server_alive=st.booleans(),
+    linked=st.booleans(),
+)
+
+
+@given(specs | st.none(), sources | st.none(), attachments | st.none())
+def test_nothing_is_taken_down_without_a_reason_to(
+    desired: DiskSpec | None, source: Source | Fault | None, attached: Attached | None
+) -> None:
+    step = plan(desired, Actual(source, attached))
+    match step:
+        case Detach():
+            assert desired is None
+        case Replace(spec, there, why):
+            assert isinstance(source, Source)
+            assert there == attached
+            assert why
+            assert spec.key == LOOP.key
+        case Attach() | Refuse():
+            assert attached is None
+        case Keep() | Adopt() | Grow():
+            assert attached is not None or source is None
+    if isinstance(source, Fault) and desired is not None:
+        assert isinstance(step, Keep if attached else Refuse | Nothing)
+
+
+@given(specs, sources)
+def test_what_was_attached_as_planned_is_as_desired(desired: DiskSpec, source: Source | Fault) -> None:
+    """One attach is enough: nothing is replaced again and again."""
+    step = plan(desired, Actual(source, None))
+    if not isinstance(step, Attach) or not isinstance(source, Source):
+        return
+    spec = step.spec
+    assert spec == effective(desired, source)
+    assert spec.backend
+    assert spec.format
+    made = Attached(
+        backend=spec.backend,
+        format=spec.format if spec.backend is not Backend.BLOCK else Format.RAW,
+        identity=source.identity,
+        device_path="/dev/loop7",
+        diskseq=70,
+        size_bytes=(source.size_bytes - spec.slice_offset) // 512 * 512,
+        logical_block_size=spec.logical_block_size or 512,
+        read_only=spec.read_only,
+        direct_io=spec.direct_io,
+        slice_offset=spec.slice_offset,
+        slice_size=spec.slice_size,
+        server="a server",
+        server_alive=True,
+        linked=True,
+    )
+    if spec.backend is Backend.BLOCK and spec.format is not Format.RAW:
+        return  # the parser makes no such thing
+    assert plan(desired, Actual(source, made)) == Nothing(Reason.AS_DESIRED)
