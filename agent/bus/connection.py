@@ -162,11 +162,11 @@ class Connection(aiomqtt.Client):
     async def deliver(
         self, topic: str, payload: bytes, *, retain: bool = False, properties: Properties | None = None
     ) -> None:
-        """Publish with QoS 1 and wait, without limit, for the broker's verdict.
+        """Publish with QoS 1 and wait for the broker's verdict, which comes while there is a connection.
 
         Raises:
             DeniedError: The broker does not take it, and would not take it again.
-            aiomqtt.MqttError: There is no connection.
+            aiomqtt.MqttError: There is no connection, or it ended before the verdict.
         """
         size = len(topic) + len(payload) + PACKET_OVERHEAD
         if self._packet_limit is not None and size > self._packet_limit:
@@ -202,7 +202,10 @@ class Connection(aiomqtt.Client):
                 raise DeniedError(f"the broker refused the subscription to {name}: {verdict}; check its access list")
 
     def _wake(self, ended: asyncio.Future[None]) -> None:
-        ended.exception()  # seen: `batch` raises it, if anybody asks
+        why = ended.exception() or aiomqtt.MqttError("the connection was closed")
+        for verdict in self._verdicts.values():
+            if not verdict.done():
+                verdict.set_exception(why)
         self._news.set()
 
     def _on_connect(
