@@ -13,8 +13,8 @@ from tests.broker import running_broker
 
 async def test_a_publish_whose_verdict_never_comes_ends_with_the_connection() -> None:
     with running_broker() as broker:
-        with pytest.raises(aiomqtt.MqttError):
-            async with Connection(BrokerSettings(port=broker.port), client="c", user="c") as connection:
-                broker.signal(SIGSTOP)
-                asyncio.get_running_loop().call_later(0.2, broker.signal, SIGKILL)
+        async with Connection(BrokerSettings(port=broker.port), client="c", user="c") as connection:
+            broker.signal(SIGSTOP)
+            asyncio.get_running_loop().call_later(0.2, broker.signal, SIGKILL)
+            with pytest.raises(aiomqtt.MqttError):
                 await connection.deliver("a/topic", b"a payload")
