@@ -1,6 +1,8 @@
 """The paths that hypervisors are given: `<runtime>/disks/<guest>/<target>`, symbolic links to device nodes."""
 
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from reconcilers.spec import DiskKey
@@ -11,6 +13,8 @@ class StablePaths:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # Disks of one guest come and go at the same time, and the last one takes away the folder that the next needs.
+        self._changing = threading.Lock()
 
     def path(self, key: DiskKey) -> Path:
         """Where a disk's link is or would be."""
@@ -26,20 +30,20 @@ class StablePaths:
     def point(self, key: DiskKey, device_path: str) -> None:
         """Make the link name `device_path`."""
         path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.new")  # no target begins with a dot
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(device_path)
-        draft.replace(path)
+        with self._changing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.new")  # no target begins with a dot
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(device_path)
+            draft.replace(path)
 
     def remove(self, key: DiskKey) -> None:
         """Take the link away, and the guest's folder with the last one. Idempotent."""
         path = self.path(key)
-        path.unlink(missing_ok=True)
-        try:
-            path.parent.rmdir()
-        except OSError:  # other disks are in it, or it is gone
-            return
+        with self._changing:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # other disks are in it, or it is gone
+                path.parent.rmdir()
 
     def all(self) -> dict[DiskKey, str]:
         """Every disk that has a link, with the device that it names."""
