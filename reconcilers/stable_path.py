@@ -46,6 +46,14 @@ class StablePaths:
                 path.parent.rmdir()
 
     def all(self) -> dict[DiskKey, str]:
-        """Every disk that has a link, with the device that it names."""
-        links = (path for path in self._folder.glob("*/*") if path.is_symlink() and path.name[0] != ".")
-        return {DiskKey(path.parent.name, path.name): os.readlink(path) for path in links}  # noqa: PTH115
+        """Every disk that has a link, with the device that it names. Links may come and go meanwhile."""
+        keys = (DiskKey(guest, target) for guest in _names(self._folder) for target in _names(self._folder / guest))
+        links = (key for key in keys if key.target[0] != "." and self.path(key).is_symlink())
+        return {key: device for key in links if (device := self.read(key))}
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names, not Paths
+    except (FileNotFoundError, NotADirectoryError):
+        return []
