@@ -54,14 +54,21 @@ class CheckedSource:
 
 
 @asynccontextmanager
-async def checked_source(spec: DiskSpec) -> AsyncIterator[CheckedSource]:
+async def checked_source(spec: DiskSpec, *, claimed: bool = False) -> AsyncIterator[CheckedSource]:
     """Open and check what `spec` names, in a thread, as its storage may hang; closed at the end of the block.
 
+    Args:
+        spec: With a source.
+        claimed: Lock it too.
+
     Raises:
-        DiskError: What `open_source` and `check_header` say against it.
+        DiskError: What `open_source`, `check_header` and `claim` say against it.
     """
-    with ExitStack() as stack:
-        yield await asyncio.to_thread(_open_and_check, spec, stack)
+    stack = ExitStack()
+    try:
+        yield await asyncio.to_thread(_open_and_check, spec, stack, claimed=claimed)
+    finally:
+        await asyncio.to_thread(stack.close)  # closing a file on hung storage hangs as well
 
 
 @asynccontextmanager
@@ -74,20 +81,27 @@ async def claimed_source(spec: DiskSpec, replacing: Reconciler | None) -> AsyncI
     Raises:
         DiskError: What `checked_source`, `claim` or the detaching says against it.
     """
-    async with checked_source(spec) as checked:
-        image = checked.image
-        old = await asyncio.to_thread(replacing.observe, spec.key) if replacing else None
-        same_image = old is not None and old.identity == image.source.identity
-        if replacing and same_image:
-            await replacing.detach(spec.key)
-        await asyncio.to_thread(claim, image, spec)
-        if replacing and not same_image:
-            await replacing.detach(spec.key)
+    async with checked_source(spec, claimed=replacing is None) as checked:
+        if replacing:
+            await _claim_from(replacing, spec, checked.image)
         yield checked
 
 
-def _open_and_check(spec: DiskSpec, stack: ExitStack) -> CheckedSource:
+async def _claim_from(replacing: Reconciler, spec: DiskSpec, image: OpenSource) -> None:
+    old = await asyncio.to_thread(replacing.observe, spec.key)
+    same_image = old is not None and old.identity == image.source.identity
+    if same_image:
+        await replacing.detach(spec.key)
+    await asyncio.to_thread(claim, image, spec)
+    if not same_image:
+        await replacing.detach(spec.key)
+
+
+def _open_and_check(spec: DiskSpec, stack: ExitStack, *, claimed: bool) -> CheckedSource:
     if spec.source is None or spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
     image = stack.enter_context(open_source(spec.source, writable=not spec.read_only))
-    return CheckedSource(image, check_header(image, spec.format))
+    warning = check_header(image, spec.format)
+    if claimed:
+        claim(image, spec)
+    return CheckedSource(image, warning)
