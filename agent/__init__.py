@@ -1,8 +1,13 @@
 """What should be, and when: definitions, bus, durable store, controller, status, command line."""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("tapster")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+checkout"
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when it is asked for: importlib.metadata is an eighth of what `--help` takes."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("tapster")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+checkout"
