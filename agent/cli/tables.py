@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from agent.bus.fleet import Fleet, rejection, trouble
-from agent.status import DiskStatus, GuestStatus, Phase
+from agent.status import DiskStatus, Effective, GuestStatus, Phase, Requested
 
 STYLES = {
     Phase.UP: "green",
@@ -27,6 +28,9 @@ STYLES = {
 }
 STATES = {"online": "green", "offline": "yellow", "lost": "bold red"}
 
+WIDE = 120
+"""Columns from which on the table has all of its own."""
+
 PIPE_WIDTH = 4096
 """Columns where no terminal says how many there are: enough that nothing is folded in a log."""
 
@@ -41,7 +45,7 @@ def fleet_view(fleet: Fleet) -> RenderableType:
     """Everything there is to show."""
     parts: list[RenderableType] = [*_hosts(fleet)]
     if fleet.guests:
-        parts += [_disk_table(fleet), *_sentences(fleet)]
+        parts += [_DiskTable(fleet), *_sentences(fleet)]
     return Group(*parts)
 
 
@@ -73,12 +77,16 @@ def age(since: datetime) -> str:
 
 def backend(disk: DiskStatus) -> str:
     """What was asked for, and what serves it where that differs: `blktap qcow → storage-daemon`."""
-    asked = " ".join(word for word in (disk.requested.backend, disk.requested.format) if word) or "-"
+    asked = _words(disk.requested)
     if disk.effective is None:
         return asked
-    given = f"{disk.effective.backend} {disk.effective.format}"
+    given = _words(disk.effective)
     server = "" if disk.effective.server.startswith("kernel") else f" by {disk.effective.server}"
     return f"{asked}{server}" if given == asked else f"{asked} → {given}{server}"
+
+
+def _words(what: Requested | Effective) -> str:
+    return " ".join(word for word in (what.backend, what.format) if word) or "-"
 
 
 def sentence(guest: GuestStatus, disk: DiskStatus) -> str:
@@ -103,31 +111,41 @@ def _hosts(fleet: Fleet) -> Iterator[Text]:
         yield line.append(printable(f", tapster {agent.version}, {backends}"))
 
 
-def _disk_table(fleet: Fleet) -> Table:
-    several = len({host for host, _ in fleet.guests}) > 1
-    table = Table(
-        "guest", "target", "phase", "backend", "size", "device", "stable path", "since", "why", pad_edge=False
-    )
-    for status in fleet.ordered():
-        name = f"{status.host}: {status.guest}" if several else status.guest
-        for disk in status.disks:
-            cells = (
-                name,
-                disk.target,
-                disk.phase,
-                backend(disk),
-                size(disk.size_bytes),
-                disk.device_path or "-",
-                disk.stable_path or "-",
-                age(disk.since),
-                disk.error.reason if disk.error else "",
-            )
-            row = [Text(printable(cell), overflow="fold") for cell in cells]
-            row[2].stylize(STYLES[disk.phase])
-            table.add_row(*row)
-        if not status.disks:
-            table.add_row(Text(printable(name)), "-", Text(status.phase, style=STYLES[status.phase]))
-    return table
+@dataclass(frozen=True, slots=True)
+class _DiskTable:
+    """Every disk, a line each. A narrow terminal is spared what follows from the rest or is for few."""
+
+    fleet: Fleet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
+        several = len({host for host, _ in self.fleet.guests}) > 1
+        names = ("GUEST", "TARGET", "PHASE", "BACKEND", "SIZE", "DEVICE", "SINCE", "WHY")
+        table = Table(*names, *(["STABLE PATH"] if wide else []), box=None, pad_edge=False)
+        for status in self.fleet.ordered():
+            name = f"{status.host}: {status.guest}" if several else status.guest
+            for disk in status.disks:
+                table.add_row(*_cells(name, disk, wide=wide))
+            if not status.disks:
+                table.add_row(Text(printable(name)), "-", Text(status.phase, style=STYLES[status.phase]))
+        yield table
+
+
+def _cells(name: str, disk: DiskStatus, *, wide: bool) -> list[Text]:
+    cells = [
+        name,
+        disk.target,
+        disk.phase,
+        backend(disk) if wide else _words(disk.effective or disk.requested),
+        size(disk.size_bytes),
+        disk.device_path or "-",
+        age(disk.since),
+        disk.error.reason if disk.error else "-",
+        *([disk.stable_path or "-"] if wide else []),
+    ]
+    row = [Text(printable(cell), overflow="fold") for cell in cells]
+    row[2].stylize(STYLES[disk.phase])
+    return row
 
 
 def _sentences(fleet: Fleet) -> Iterator[Text]:
