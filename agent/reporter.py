@@ -104,6 +104,8 @@ class Reporter:
         """Publish the guest's status soon; one message for all that happens until then."""
         under_way = any(shown.report.phase in _UNDER_WAY for shown in self._disks.get(guest, {}).values())
         waiting = under_way or self._world.keys(guest) - {DiskKey(guest, t) for t in self._disks.get(guest, {})}
+        if not waiting and (later := self._flushes.pop(guest, None)):
+            later.cancel()  # it was for disks that have come up since
         if guest not in self._flushes:
             loop = asyncio.get_running_loop()
             delay = FLUSH_SECONDS if waiting else 0.0
