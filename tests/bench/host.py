@@ -6,6 +6,7 @@ fleet costs, and small beside it.
 
 import json
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +53,7 @@ class MeasuredHost(Bench):
     @property
     def pid(self) -> int:
         """The agent's process id."""
-        assert self._agent is not None
+        assert isinstance(self._agent, subprocess.Popen)
         return self._agent.pid
 
     def forget(self) -> None:
