@@ -34,6 +34,9 @@ STEPS_MAX = 6
 SLOW_SECONDS = 0.5
 """A step that takes longer is shown while it lasts."""
 
+SLACK_SECONDS = 10.0
+"""How much longer than a step may take a waiting disk may go unnoticed before the agent counts as stuck."""
+
 _dice = random.SystemRandom()
 
 
@@ -90,7 +93,10 @@ class Controller:
         self._attempts: dict[DiskKey, int] = {}
         self._warnings: dict[DiskKey, str] = {}
         self._retries: dict[DiskKey, asyncio.TimerHandle] = {}
+        self._last_begin = 0.0
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._stopping = False
 
     def enqueue(self, keys: Iterable[DiskKey], cause: Cause) -> None:
@@ -101,12 +107,25 @@ class Controller:
             queue.setdefault(key, trigger)
             if cause is Cause.DOCUMENT:
                 self._attempts.pop(key, None)
+            self._settled.clear()
         self._wake.set()
 
+    async def settled(self, within: float) -> bool:
+        """Wait until no disk is waiting or at work. False if that takes longer than so many seconds: one hangs."""
+        try:
+            async with asyncio.timeout(within):
+                await self._settled.wait()
+        except TimeoutError:
+            return False
+        return True
+
     @property
-    def idle(self) -> bool:
-        """Whether no disk is waiting or at work."""
-        return not (self._waiting or self._busy)
+    def progresses(self) -> bool:
+        """Whether waiting disks are taken up. A slot comes free after `step_timeout` at the latest, so they must be."""
+        if not self._waiting:
+            return True
+        since = max(self._last_begin, next(iter(self._waiting.values())).at)
+        return time.monotonic() - since < self._pace.step_timeout + SLACK_SECONDS
 
     def stop(self) -> None:
         """Begin nothing new; `run` returns when what is under way is done."""
@@ -124,6 +143,7 @@ class Controller:
                 key, trigger = next(iter(self._waiting.items()))
                 del self._waiting[key]
                 self._busy.add(key)
+                self._last_begin = time.monotonic()
                 tasks.create_task(self._work(key, trigger, slots))
 
     async def _something_to_do(self) -> bool:
@@ -151,6 +171,8 @@ class Controller:
             if again := self._again.pop(key, None):
                 self._waiting[key] = again
                 self._wake.set()
+            if not (self._waiting or self._busy):
+                self._settled.set()
 
     async def _reconcile(self, key: DiskKey, trigger: _Trigger) -> None:
         began = time.monotonic()

@@ -18,11 +18,12 @@ import agent
 from agent.bus.session import BusSession, Message
 from agent.bus.topics import Topics
 from agent.commands import Commands
-from agent.controller import Controller
+from agent.controller import SLACK_SECONDS, Controller
 from agent.definition import Limits
 from agent.desired import DesiredWorld
 from agent.events import Cause, EventSource, EventType, HostChange
 from agent.intake import NOT_KEPT, Accepted, Intake, News, Outcome, TurnedAway, Unchanged, Withdrawn, verdict_event
+from agent.notify import Notifier
 from agent.reporter import Reporter
 from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType
@@ -41,6 +42,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 DRAIN_SECONDS = 5.0
 """How long steps under way may still take when the agent stops; what is cut short is taken up at the next start."""
+
+MANAGER_SECONDS = 10.0
+"""How often the service manager is told how things are, or three times as often as its watchdog wants."""
 
 _dice = random.SystemRandom()
 
@@ -139,9 +143,10 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._controller.run())
                 bus = tasks.create_task(self._bus.run())
-                timer = tasks.create_task(self._resync_for_ever())
+                others = [tasks.create_task(self._resync_for_ever()), tasks.create_task(self._tell_manager())]
                 await stop.wait()
-                timer.cancel()
+                for other in others:
+                    other.cancel()
                 ended = await self._leave(work, bus)
             self._host.close()
         log.info("stopped; every disk stays as it is")
@@ -173,6 +178,18 @@ class Daemon:
                 await self.resync(Cause.TIMER)
             except (OSError, DiskError):
                 log.exception("the host could not be looked over; it is tried again")
+
+    async def _tell_manager(self) -> None:
+        """Say READY once every disk was looked at (or one hangs), then give signs of life as long as work goes on."""
+        notifier = Notifier()
+        await self._controller.settled(self._settings.controller.step_timeout + SLACK_SECONDS)
+        notifier.ready()
+        pause = min(MANAGER_SECONDS, notifier.watchdog_seconds / 3 or MANAGER_SECONDS)
+        while True:
+            if self._controller.progresses:
+                notifier.alive()
+            notifier.status(self._reporter.sentence())
+            await asyncio.sleep(pause)
 
     async def _take(self, messages: Sequence[Message]) -> None:
         try:

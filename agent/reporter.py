@@ -12,7 +12,7 @@ from agent.bus.topics import Topics
 from agent.desired import DesiredWorld
 from agent.document import DesiredDocument
 from agent.events import Cause, DiskPhaseChange, EventSource, EventType, PhaseChange
-from agent.guest_status import Shown, condition, guest_status
+from agent.guest_status import WORST_FIRST, Shown, condition, guest_status
 from agent.report import Report
 from agent.status import Capabilities, Condition, ConditionType, GuestStatus, HostStatus, Phase, Status, now
 from reconcilers.reason import Reason
@@ -183,6 +183,12 @@ class Reporter:
     def _note_if_observed(self, guest: str) -> None:
         if not self._unseen[guest].keys:
             self._observed[guest] = self._unseen.pop(guest).document
+
+    def sentence(self) -> str:
+        """The host in a sentence: guests, and disks by phase, the worst first."""
+        phases = Counter(shown.report.phase for disks in self._disks.values() for shown in disks.values())
+        counts = ", ".join(f"{phases[phase]} {phase}" for phase in WORST_FIRST if phases[phase])
+        return f"{len(self._disks)} guests; disks: {counts or 'none'}"
 
     def _publish_guest(self, guest: str) -> None:
         self._flushes.pop(guest, None)

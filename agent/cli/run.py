@@ -11,6 +11,7 @@ import structlog
 
 from agent import log as logging_setup
 from agent.daemon import run as run_agent
+from agent.notify import Notifier
 from agent.settings import Settings, SettingsError, load
 from agent.store_file import StoreError
 from reconcilers.errors import DiskError
@@ -67,6 +68,7 @@ class _Service:
 
     def _end(self, number: signal.Signals) -> None:
         log.info("stopping", signal=number.name)
+        Notifier().stopping()
         self._stopping = True
         self._stop.set()
 
@@ -77,5 +79,6 @@ class _Service:
             log.error("the new settings are wrong, so the old ones stay in force", why=str(error))
             return
         log.info("reloading")
+        Notifier().reloading()
         logging_setup.configure(self._next.log.level, self._next.log.format)
         self._stop.set()
