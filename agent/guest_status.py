@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agent.definition import DiskDefinition
+from agent.definition.classification import names_of
 from agent.desired import DesiredWorld
 from agent.document import DesiredDocument
 from agent.report import Report
@@ -21,6 +22,7 @@ from agent.status import (
     now,
 )
 from reconcilers.actual import Attached
+from reconcilers.honour import Feature, unhonoured
 from reconcilers.reason import Reason
 from reconcilers.spec import Device, DiskKey
 
@@ -149,7 +151,7 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
         size_bytes=attached.size_bytes if attached else None,
         logical_block_size=attached.logical_block_size if attached else None,
         read_only=attached.read_only if attached else bool(disk and disk.read_only),
-        direct_io=attached.direct_io if attached else None,
+        direct_io=attached.tuning.cache.direct if attached else None,
         in_use=True if report.reason is Reason.DEVICE_IN_USE else None,
         since=shown.since,
         attempts=report.attempts,
@@ -162,11 +164,12 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
 def _unhonoured(disk: DiskDefinition | None, attached: Attached | None) -> tuple[str, ...]:
     if disk is None or disk.spec is None:
         return disk.unhonoured if disk else ()
-    names = list(disk.spec.unhonoured)
-    if attached and disk.spec.direct_io and not attached.direct_io:
-        names.append("driver/@cache")
-    if attached and disk.spec.read_only and not attached.read_only:
-        names.append("readonly")  # a host's own block device is not made read-only for one guest
+    lacking = unhonoured(disk.spec, attached)
+    told_before_looking = names_of(frozenset(Feature), disk.unhonoured)
+    names = [name for name in disk.unhonoured if name not in told_before_looking]
+    names += names_of(lacking, (*disk.honoured, *disk.unhonoured))
+    if Feature.READ_ONLY in lacking:
+        names.append("readonly")  # a cdrom's definition need not say it
     return tuple(dict.fromkeys(names))
 
 

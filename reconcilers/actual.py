@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Format
+from reconcilers.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Attached:
         size_bytes: Size of the block device.
         logical_block_size: Bytes a sector.
         read_only: The device refuses writes.
-        direct_io: The backend bypasses the host's page cache.
+        tuning: How it moves its bytes.
+        asked: What the host had been asked for when it made `tuning` of it; as far as that is known.
         slice_offset: First byte of the image that is served.
         slice_size: Length that was asked for, None for all.
         server: What serves it, with its version.
@@ -77,7 +79,8 @@ class Attached:
     size_bytes: int
     logical_block_size: int
     read_only: bool
-    direct_io: bool
+    tuning: Tuning
+    asked: Tuning
     slice_offset: int
     slice_size: int | None
     server: str

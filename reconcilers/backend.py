@@ -44,6 +44,9 @@ class Reconciler(Protocol):
     async def grow(self, key: DiskKey) -> None:
         """Let the device take on its image's new size."""
 
+    async def tune(self, spec: DiskSpec) -> None:
+        """Ask for the spec's tuning, online. What the host does not grant is left as it is, and is no error."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedSource:

@@ -22,6 +22,7 @@ from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.tag import disk_id
+from reconcilers.tuning import UNTUNED
 
 SERVER = "host device"
 
@@ -90,7 +91,8 @@ class BlockReconciler:
             size_bytes=(_sysfs(claim.rdev, "size") or 0) * 512,
             logical_block_size=_sysfs(claim.rdev, "queue/logical_block_size") or 512,
             read_only=bool(_sysfs(claim.rdev, "ro")),
-            direct_io=False,
+            tuning=UNTUNED,
+            asked=UNTUNED,
             slice_offset=0,
             slice_size=None,
             server=SERVER,
@@ -119,6 +121,10 @@ class BlockReconciler:
     async def grow(self, key: DiskKey) -> None:
         """See `Reconciler`. Never planned: the device's owner grows it."""
         raise AssertionError(f"{key} is not a plain file")
+
+    async def tune(self, spec: DiskSpec) -> None:
+        """See `Reconciler`. Never planned: the device is passed through as it is."""
+        raise AssertionError(f"{spec.key} has nothing to tune")
 
     def _take(self, spec: DiskSpec, image: OpenSource) -> None:
         rdev = image.source.identity.device

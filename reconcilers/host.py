@@ -22,7 +22,7 @@ from reconcilers.file_events import FileEvents
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
-from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Unlink
+from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Tune, Unlink
 from reconcilers.reason import Reason
 from reconcilers.source import look_at
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
@@ -259,6 +259,8 @@ class Host:
                 await self._by_backend[attached.backend].adopt(spec)
             case Grow(attached):
                 await self._by_backend[attached.backend].grow(key)
+            case Tune(spec, attached):
+                await self._by_backend[attached.backend].tune(spec)
             case Replace(spec, attached):
                 if attached.backend is Backend.BLOCK and not attached.server_alive:
                     await self._block.detach(key)  # what its link names is somebody else's by now

@@ -6,6 +6,7 @@
 from dataclasses import dataclass, replace
 
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
+from reconcilers.honour import possible
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Device, DiskSpec, Format, StartupPolicy
 
@@ -64,6 +65,14 @@ class Grow:
 
 
 @dataclass(frozen=True, slots=True)
+class Tune:
+    """Change how the disk's bytes are moved, online."""
+
+    spec: DiskSpec
+    attached: Attached
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """Take down what is there, if nobody uses it, and bring up what should be."""
 
@@ -79,7 +88,7 @@ class Detach:
     attached: Attached
 
 
-Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Replace | Detach
+Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Tune | Replace | Detach
 
 
 def plan(desired: DiskSpec | None, actual: Actual) -> Step:
@@ -111,8 +120,9 @@ def effective(desired: DiskSpec, source: Source) -> DiskSpec:
     match desired.backend, source.kind:
         case Backend.BLOCK, SourceKind.FILE:
             return replace(desired, backend=Backend.LOOP)
-        case Backend.LOOP, SourceKind.BLOCK if not (desired.slice_offset or desired.slice_size):
-            return replace(desired, backend=Backend.BLOCK)
+        case Backend.LOOP | Backend.BLOCK, SourceKind.BLOCK:
+            part = desired.slice_offset or desired.slice_size
+            return replace(desired, backend=Backend.LOOP if part else Backend.BLOCK)
         case _:
             return desired
 
@@ -135,8 +145,8 @@ def _plan_with_fault(desired: DiskSpec, reason: Reason, message: str, attached: 
 
 
 def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | None) -> Step:
-    if desired.device is Device.LUN and source.kind is SourceKind.FILE:
-        message = f"{desired.source} is a file, and device='lun' needs a block device; use device='disk'"
+    if desired.device is Device.LUN and desired.backend is not Backend.BLOCK:
+        message = f"device='lun' needs a whole block device, and {desired.source} is none; use device='disk'"
         return Refuse(Reason.NOT_A_LUN, message) if attached is None else Keep(Reason.NOT_A_LUN, message)
     if attached is None:
         return Attach(desired)
@@ -144,6 +154,8 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
         return Replace(desired, attached, why)
     if not attached.linked:
         return Adopt(desired, attached)
+    if _to_be_tuned(desired, attached):
+        return Tune(desired, attached)
     return _plan_size(desired, source, attached)
 
 
@@ -162,10 +174,22 @@ def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | 
     for name, wanted, present in pairs[: 3 if desired.backend is Backend.BLOCK else None]:
         if wanted != present:
             return f"its {name} is {_words(present)} and should be {_words(wanted)}"
-    # Direct I/O that was asked for and not granted is not a difference: asking again would change nothing.
-    if attached.direct_io and not desired.direct_io:
-        return "it bypasses the page cache and should not"
+    if _to_be_tuned(desired, attached) and not _tunable(desired, attached):
+        return "its caching, I/O, discard or limits are to be others"
     return None
+
+
+def _to_be_tuned(desired: DiskSpec, attached: Attached) -> bool:
+    """Whether the host is to be asked for something else; what it did not grant is not asked for twice."""
+    return possible(attached.asked, attached.backend) != possible(desired.tuning, attached.backend)
+
+
+def _tunable(desired: DiskSpec, attached: Attached) -> bool:
+    """Whether the change can be made online."""
+    wanted, before = desired.tuning, attached.asked
+    if attached.backend is Backend.LOOP:
+        return before.discard or not wanted.discard
+    return bool(wanted.limits and before.limits) and replace(wanted, limits=()) == replace(before, limits=())
 
 
 def _words(value: object) -> str:

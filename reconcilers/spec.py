@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconcilers.tuning import UNTUNED, Tuning
+
 GUEST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9 _.,=@:~()&-]{0,126}[A-Za-z0-9_.=@:~()&-])?")
 """A guest's name is one MQTT topic level and one folder name, so: ASCII, no slash, no MQTT wildcard."""
 
@@ -80,12 +82,11 @@ class DiskSpec:
         format: How the image is to be read; None when there is no source.
         read_only: No write may reach the source.
         shareable: The definition allows other guests that also say so to use the same source.
-        direct_io: Bypass the host's page cache where that is safe (`cache='none'|'directsync'`).
         logical_block_size: Bytes per sector that the guest sees; None for the backend's default of 512.
         slice_offset: First byte of the source that belongs to the disk.
         slice_size: Length in bytes of that part; None for all the rest.
         startup_policy: What a missing image means.
-        unhonoured: Names of what the definition asks for and this version does not do, for the status.
+        tuning: How its bytes are to be moved.
     """
 
     key: DiskKey
@@ -95,9 +96,8 @@ class DiskSpec:
     format: Format | None
     read_only: bool = False
     shareable: bool = False
-    direct_io: bool = False
     logical_block_size: int | None = None
     slice_offset: int = 0
     slice_size: int | None = None
     startup_policy: StartupPolicy = StartupPolicy.MANDATORY
-    unhonoured: tuple[str, ...] = ()
+    tuning: Tuning = UNTUNED

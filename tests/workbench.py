@@ -165,6 +165,14 @@ class Bench:
         self.until(lambda: self.disk(guest, target).get("phase") == phase)
         return self.disk(guest, target)
 
+    def until_status(self, guest: str, target: str, **fields: object) -> None:
+        """Wait until a disk's status has these fields; lists are compared as sorted."""
+
+        def shown(value: object) -> object:
+            return sorted(value) if isinstance(value, list) else value
+
+        self.until(lambda: all(shown(self.disk(guest, target).get(name)) == fields[name] for name in fields))
+
     def until_guest(self, guest: str, phase: str) -> dict[str, Any]:
         """Wait until a guest is in a phase; returns its status."""
         self.until(lambda: self.statuses.get(guest, {}).get("phase") == phase)
@@ -226,8 +234,8 @@ class Bench:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGKILL)
-        for mount in self.runtime.glob("taps/*/export"):
-            unmount_lazily(mount)
+        for tap in self.runtime.glob("taps/*"):  # and not "taps/*/export": a dead mount is nothing to look at
+            unmount_lazily(tap / "export")
 
     def _is_ours(self, device: control.LoopDevice) -> bool:
         if device.tag:

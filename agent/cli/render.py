@@ -45,7 +45,7 @@ def drives(guest: GuestDefinition, runtime: Path) -> list[Drive]:
             path=str(paths.path(spec.key)) if spec.source is not None else None,
             read_only=spec.read_only,
             shareable=spec.shareable,
-            direct_io=spec.direct_io,
+            direct_io=spec.tuning.cache.direct,
             logical_block_size=spec.logical_block_size,
         )
         for disk in guest.disks

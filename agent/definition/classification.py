@@ -4,8 +4,12 @@ The names are those of libvirt's schema (https://libvirt.org/formatdomain.html#h
 relative to `<disk>`; a name that is not here is reported as unknown.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+
+from reconcilers.honour import Feature
+from reconcilers.tuning import LIMITS
 
 
 class Handling(StrEnum):
@@ -57,7 +61,15 @@ _ROWS = (
     _honoured("driver/@name", "the driver, see the driver table"),
     _honoured("driver/@type", "the image's format, see the driver table"),
     _honoured("driver/@backend", "the format under <driver type='blktap'>"),
-    _honoured("driver/@cache", "none bypasses the host's cache where that is safe; default and writeback use it"),
+    _honoured(
+        "driver/@cache", "blktap: all; loop: writeback, and none, which bypasses the host's cache where that is safe"
+    ),
+    _honoured(
+        "driver/@io", "blktap: all, native with cache none or directsync; loop: native with cache none, else threads"
+    ),
+    _honoured("driver/@discard", "loop, blktap: whether what the guest discards is given back; unmap by default"),
+    _honoured("driver/@detect_zeroes", "blktap: whether zeroes are looked for in what is written"),
+    *(_honoured(f"iotune/{name}", "blktap: a limit of the disk's own") for name in LIMITS),
     _honoured("source/@file", "the image"),
     _honoured("source/@dev", "the block device"),
     _honoured("source/@startupPolicy", "what a missing image means"),
@@ -68,12 +80,9 @@ _ROWS = (
     _honoured("blockio/@logical_block_size", "bytes per sector: 512, 1024, 2048 or 4096"),
     _unhonoured("blockio/@physical_block_size", "the backend reports its own"),
     _unhonoured("blockio/@discard_granularity", "the backend reports its own"),
-    _unhonoured("driver/@io", "the server chooses"),
-    _unhonoured("driver/@discard", "the backend's default applies"),
     _unhonoured("driver/@discard_no_unref", "the server's default applies"),
-    _unhonoured("driver/@detect_zeroes", "zeroes are written as they come"),
     _unhonoured("driver/metadata_cache", "the server's default applies", whole=True),
-    _unhonoured("iotune", "no limit is set on the disk", whole=True),
+    _unhonoured("iotune/group_name", "each disk has a server of its own, and no limit that others share"),
     _refused("transient", "writes would be kept although they are to be thrown away"),
     _refused("mirror", "a block job is copying the disk elsewhere"),
     _refused("encryption", "the guest would see ciphertext and overwrite it"),
@@ -110,8 +119,27 @@ _ROWS = (
 TABLE = {row.name: row for row in _ROWS}
 """Every row by its name."""
 
-STRUCTURE = frozenset({"driver", "source", "target", "blockio"})
+STRUCTURE = frozenset({"driver", "source", "target", "blockio", "iotune"})
 """Children that are listed by what is in them."""
+
+
+_FEATURES = {
+    "driver/@cache": Feature.CACHE,
+    "driver/@io": Feature.IO,
+    "driver/@discard": Feature.DISCARD,
+    "discard": Feature.DISCARD,
+    "no-discard": Feature.DISCARD,
+    "driver/@detect_zeroes": Feature.DETECT_ZEROES,
+    "readonly": Feature.READ_ONLY,
+    "blockio/@logical_block_size": Feature.BLOCK_SIZE,
+    **dict.fromkeys((f"iotune/{name}" for name in LIMITS), Feature.LIMITS),
+}
+"""What is honoured by some backends only, in libvirt's words and in xl's."""
+
+
+def names_of(features: Collection[Feature], names: Iterable[str]) -> list[str]:
+    """Those of `names` that ask for one of `features`."""
+    return [name for name in names if _FEATURES.get(name) in features]
 
 
 def classification_table() -> list[Row]:

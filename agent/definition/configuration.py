@@ -11,9 +11,10 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 from agent.definition.classification import Handling
-from agent.definition.disk import Claim, DiskText, define
+from agent.definition.disk import define
 from agent.definition.domain import count_findings, name_findings, without_duplicates
 from agent.definition.model import DocumentRejected, Finding, GuestDefinition, Limits
+from agent.definition.text import Claim, DiskText
 from agent.definition.xen import disk_from
 from reconcilers.reason import Reason
 from reconcilers.spec import GUEST_NAME

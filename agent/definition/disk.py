@@ -1,10 +1,9 @@
-"""What was read of one disk, in XML or in a Xen string, and the definition that it makes."""
+"""From what was read of one disk to the definition that it makes."""
 
 import re
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.definition.classification import Handling
+from agent.definition.classification import Handling, names_of
 from agent.definition.driver import (
     DRIVER_NAMES,
     FORMAT_NAMES,
@@ -16,10 +15,13 @@ from agent.definition.driver import (
     decide,
     wish,
 )
-from agent.definition.model import DiskDefinition, Finding
-from agent.definition.number import OutOfRange, number
+from agent.definition.model import DiskDefinition
+from agent.definition.text import Claim, DiskText, shown
+from agent.definition.tuning import tuning
+from reconcilers.honour import unhonoured
 from reconcilers.reason import Reason
 from reconcilers.spec import TARGET_NAME, Backend, Device, DiskKey, DiskSpec, Format, StartupPolicy
+from reconcilers.tuning import Tuning
 
 OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
 """What Xen calls the domain that the agent runs in."""
@@ -28,61 +30,13 @@ PLAIN_SCRIPTS = frozenset({"block", "qubes-block"})
 """Hotplug scripts that take the source for what it is; all others give it a meaning of their own."""
 
 _OTHER_TYPES = frozenset({"network", "volume", "dir", "nvme", "vhostuser", "vdpa"})
-_DIRECT_CACHES = frozenset({"none", "directsync"})
-_PARTLY_HONOURED_CACHES = frozenset({"writethrough", "directsync", "unsafe"})
-_CACHES = _DIRECT_CACHES | _PARTLY_HONOURED_CACHES | {"default", "writeback"}
-_HANDLINGS = tuple(Handling)
 _DEVICES = frozenset(Device)
-_POLICIES = frozenset(StartupPolicy)
+_POLICIES = tuple(StartupPolicy)
 _SECTORS = (512, 1024, 2048, 4096)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _PREFIX = re.compile(r"([a-z][a-z0-9]*):")
 _LONGEST_PATH = 4095
 _LONGEST_SOURCE = 8192
-_LONGEST_SHOWN = 80
-
-
-class Claim(NamedTuple):
-    """A piece of text and where it stands."""
-
-    text: str
-    path: str
-    line: int | None
-
-
-@dataclass(slots=True, kw_only=True)
-class DiskText:
-    """What was read of one disk, before anything is decided. What is absent, or empty, is None.
-
-    Attributes:
-        place: The disk's element or string.
-        names: What was found, by what becomes of it; nothing is listed as refused, for that is in `findings`.
-        drivers: Every place that names a driver or a format; `reason` is given for one that can't be read.
-        bare_is_device: A path under /dev, or one that is not absolute, is a block device, as in xl.
-    """
-
-    place: Claim
-    type: Claim | None = None
-    device: Claim | None = None
-    target: Claim | None = None
-    source: Claim | None = None
-    drivers: list[tuple[Claim, Reason]] = field(default_factory=list)
-    cache: Claim | None = None
-    startup_policy: Claim | None = None
-    logical_block_size: Claim | None = None
-    slice_offset: Claim | None = None
-    slice_size: Claim | None = None
-    read_only: bool = False
-    shareable: bool = False
-    bare_is_device: bool = False
-    names: dict[Handling, list[str]] = field(default_factory=lambda: {handling: [] for handling in _HANDLINGS})
-    unknown: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    def refuse(self, reason: Reason, at: Claim | None, message: str) -> None:
-        """Note one thing that keeps the disk from being served."""
-        where = at or self.place
-        self.findings.append(Finding(reason, message, where.path, where.line))
 
 
 class _Source(NamedTuple):
@@ -126,13 +80,13 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
             format=image,
             read_only=read_only,
             shareable=text.shareable,
-            direct_io=details.direct_io,
             logical_block_size=details.logical_block_size,
             slice_offset=details.slice_offset,
             slice_size=details.slice_size,
             startup_policy=details.startup_policy,
-            unhonoured=tuple(text.names[Handling.UNHONOURED]),
+            tuning=details.tuning,
         )
+        _by_backend(text, spec)
     return DiskDefinition(
         target=target,
         device=device,
@@ -165,7 +119,7 @@ def _target(text: DiskText) -> str | None:
         text.refuse(
             Reason.INVALID_TARGET,
             claim,
-            f"target {_shown(target)} can't be a file name; use up to 32 ASCII letters, digits and _.- "
+            f"target {shown(target)} can't be a file name; use up to 32 ASCII letters, digits and _.- "
             "beginning with a letter or digit, for example vda",
         )
     return target
@@ -176,7 +130,7 @@ def _device(text: DiskText) -> Device:
     if claim is None:
         return Device.DISK
     if claim.text not in _DEVICES:
-        text.refuse(Reason.INVALID_VALUE, claim, f"device {_shown(claim.text)} is not one of {', '.join(Device)}")
+        text.refuse(Reason.INVALID_VALUE, claim, f"device {shown(claim.text)} is not one of {', '.join(Device)}")
         return Device.DISK
     return Device(claim.text)
 
@@ -196,7 +150,7 @@ def _source(text: DiskText) -> _Source:
         return _Source()
     words, rest = [], text.source.text
     if len(rest) > _LONGEST_SOURCE:
-        message = f"source {_shown(rest)} is longer than {_LONGEST_SOURCE} characters; name it by its path"
+        message = f"source {shown(rest)} is longer than {_LONGEST_SOURCE} characters; name it by its path"
         text.refuse(Reason.INVALID_SOURCE, text.source, message)
         return _Source(served=False)
     while (prefix := _PREFIX.match(rest)) and prefix[1] in WORDS:
@@ -206,7 +160,7 @@ def _source(text: DiskText) -> _Source:
         text.refuse(
             Reason.UNSUPPORTED_SOURCE,
             text.source,
-            f"source {_shown(text.source.text)} is not a path on this host; name an image or a block device, or "
+            f"source {shown(text.source.text)} is not a path on this host; name an image or a block device, or "
             "leave this disk to the hypervisor",
         )
         return _Source(path=text.source.text, served=False)
@@ -223,7 +177,7 @@ def _path(text: DiskText, rest: str, said: Wish | None) -> str | None:
         rest = rest if rest.startswith("/") else f"/dev/{rest}"
     fault = _fault(rest)
     if fault:
-        text.refuse(Reason.INVALID_SOURCE, text.source, f"source {_shown(rest)} {fault}; name it by its absolute path")
+        text.refuse(Reason.INVALID_SOURCE, text.source, f"source {shown(rest)} {fault}; name it by its absolute path")
     return rest
 
 
@@ -260,10 +214,10 @@ def _refuse_word(text: DiskText, claim: Claim, reason: Reason, word: str) -> Non
         text.refuse(Reason.FORMAT_UNSUPPORTED, claim, f"{message}; use one of {FORMAT_NAMES}")
         return
     known = {
-        Reason.UNKNOWN_FORMAT: f"format {_shown(word)} is not known; use one of {FORMAT_NAMES}",
-        Reason.UNKNOWN_DRIVER: f"driver {_shown(word)} is not known; use one of {DRIVER_NAMES}",
+        Reason.UNKNOWN_FORMAT: f"format {shown(word)} is not known; use one of {FORMAT_NAMES}",
+        Reason.UNKNOWN_DRIVER: f"driver {shown(word)} is not known; use one of {DRIVER_NAMES}",
     }
-    other = f"type {_shown(claim.text)} is not known; use file or block"
+    other = f"type {shown(claim.text)} is not known; use file or block"
     text.refuse(reason, claim, known.get(reason, other))
 
 
@@ -282,59 +236,37 @@ def _backend(text: DiskText, source: _Source, wishes: list[Wish]) -> tuple[Backe
 
 
 class _Details(NamedTuple):
-    direct_io: bool
     logical_block_size: int | None
     slice_offset: int
     slice_size: int | None
     startup_policy: StartupPolicy
+    tuning: Tuning
 
 
 def _details(text: DiskText) -> _Details:
     """The settings that change how the source is attached, each checked against its range."""
-    cache, policy = text.cache, text.startup_policy
-    if cache and cache.text not in _CACHES:
-        text.refuse(
-            Reason.INVALID_VALUE, cache, f"cache {_shown(cache.text)} is not one of {', '.join(sorted(_CACHES))}"
-        )
-    if cache and cache.text in _PARTLY_HONOURED_CACHES:
-        text.names[Handling.HONOURED].remove("driver/@cache")
-        text.names[Handling.UNHONOURED].append("driver/@cache")
-    if policy and policy.text not in _POLICIES:
-        allowed = ", ".join(StartupPolicy)
-        text.refuse(Reason.INVALID_VALUE, policy, f"startupPolicy {_shown(policy.text)} is not one of {allowed}")
-        policy = None
-    sector = _number(text, text.logical_block_size, "logical_block_size")
+    policy = text.choice("startupPolicy", text.startup_policy, _POLICIES)
+    sector = text.number("logical_block_size", text.logical_block_size)
     if sector and sector not in _SECTORS:
         allowed = ", ".join(map(str, _SECTORS))
         text.refuse(
             Reason.INVALID_VALUE, text.logical_block_size, f"logical_block_size {sector} is not one of {allowed}"
         )
-    size = _number(text, text.slice_size, "the slice's size")
+    size = text.number("the slice's size", text.slice_size)
     if size == 0:
         text.refuse(Reason.INVALID_VALUE, text.slice_size, "a slice of 0 bytes is no disk; give its size in bytes")
     return _Details(
-        direct_io=cache is not None and cache.text in _DIRECT_CACHES,
         logical_block_size=sector or None,
-        slice_offset=_number(text, text.slice_offset, "the slice's offset") or 0,
+        slice_offset=text.number("the slice's offset", text.slice_offset) or 0,
         slice_size=size,
-        startup_policy=StartupPolicy(policy.text) if policy else StartupPolicy.MANDATORY,
+        startup_policy=StartupPolicy(policy or StartupPolicy.MANDATORY),
+        tuning=tuning(text),
     )
 
 
-def _number(text: DiskText, claim: Claim | None, what: str) -> int | None:
-    if claim is None:
-        return None
-    try:
-        return number(claim.text)
-    except OutOfRange:
-        text.refuse(
-            Reason.INVALID_VALUE,
-            claim,
-            f"{what} {_shown(claim.text)} is not a whole number of bytes below 2^63; 4096, 0x1000 and 010000 are",
-        )
-        return None
-
-
-def _shown(text: str) -> str:
-    """Foreign text in a message: quoted, control characters escaped, and no longer than a line."""
-    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+def _by_backend(text: DiskText, spec: DiskSpec) -> None:
+    """Move to the unhonoured what the backend that serves the disk does not do."""
+    honoured = text.names[Handling.HONOURED]
+    for name in names_of(unhonoured(spec, None), honoured):
+        honoured.remove(name)
+        text.names[Handling.UNHONOURED].append(name)

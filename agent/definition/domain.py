@@ -6,9 +6,10 @@ from dataclasses import replace
 from lxml import etree
 
 from agent.definition.classification import STRUCTURE, TABLE, Handling
-from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText, define
+from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, define
 from agent.definition.document import line_of
 from agent.definition.model import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits
+from agent.definition.text import Claim, DiskText
 from reconcilers.reason import Reason
 from reconcilers.spec import GUEST_NAME
 
@@ -125,6 +126,8 @@ def _disk_text(disk: "etree._Element", position: int) -> DiskText:
         text.target = _attribute(first["target"], "dev", f"{base}/target")
     if "blockio" in first:
         text.logical_block_size = _attribute(first["blockio"], "logical_block_size", f"{base}/blockio")
+    if "iotune" in first:
+        text.limits = _limits(first["iotune"], f"{base}/iotune")
     if "source" in first:
         _read_source(text, first["source"], f"{base}/source")
     return text
@@ -138,6 +141,9 @@ def _read_drivers(text: DiskText, disk: "etree._Element", driver: "etree._Elemen
         places.append((_attribute(driver, "type", path), Reason.UNKNOWN_FORMAT))
         places.append((_attribute(driver, "backend", path), Reason.UNKNOWN_FORMAT))
         text.cache = _attribute(driver, "cache", path)
+        text.io = _attribute(driver, "io", path)
+        text.discard = _attribute(driver, "discard", path)
+        text.detect_zeroes = _attribute(driver, "detect_zeroes", path)
     text.drivers = [(claim, reason) for claim, reason in places if claim]
 
 
@@ -154,6 +160,11 @@ def _read_source(text: DiskText, source: "etree._Element", path: str) -> None:
             return
         text.slice_offset = _attribute(one, "offset", f"{path}/slices/slice")
         text.slice_size = _attribute(one, "size", f"{path}/slices/slice")
+
+
+def _limits(iotune: "etree._Element", path: str) -> dict[str, Claim]:
+    """The numbers in an `iotune`; the last of a name counts, as nothing tells which one was meant."""
+    return {child.tag: Claim((child.text or "").strip(), f"{path}/{child.tag}", line_of(child)) for child in iotune}
 
 
 def _attribute(element: "etree._Element", name: str, path: str) -> Claim | None:

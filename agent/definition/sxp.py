@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.definition.disk import Claim, define
+from agent.definition.disk import define
 from agent.definition.domain import count_findings, name_findings, without_duplicates
 from agent.definition.model import DocumentRejected, Finding, GuestDefinition, Limits
+from agent.definition.text import Claim
 from agent.definition.xen import disk_from_device
 from reconcilers.reason import Reason
 from reconcilers.spec import GUEST_NAME

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from agent.definition.classification import Handling
-from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, Claim, DiskText
+from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS
+from agent.definition.text import Claim, DiskText
 from reconcilers.reason import Reason
 
 _LONGEST = 8192
@@ -147,6 +148,11 @@ def _take_script(text: DiskText, name: str, claim: Claim) -> None:
         _take_unsafe(text, name, claim)
 
 
+def _take_discard(text: DiskText, name: str, claim: Claim) -> None:
+    text.discard = claim._replace(text="unmap" if name == "discard" else "ignore")
+    text.names[Handling.HONOURED].append(name)
+
+
 def _take_unsafe(text: DiskText, name: str, claim: Claim) -> None:
     message = f"'{name}' is not served, and to ignore it would be unsafe; remove it, or leave this disk to Xen"
     text.refuse(Reason.UNSUPPORTED_FEATURE, claim, message)
@@ -179,8 +185,8 @@ _PARAMETERS: _Takers = {
     "active-disk": _take_unsafe,
     "hidden-disk": _take_unsafe,
     "direct-io-safe": _note_unhonoured,
-    "discard": _note_unhonoured,
-    "no-discard": _note_unhonoured,
+    "discard": _take_discard,
+    "no-discard": _take_discard,
     "no-colo": _note_passed,
     "trusted": _note_passed,
     "untrusted": _note_passed,

@@ -7,11 +7,13 @@ versions that Debian 12 and 13 ship (measured with 7.2.22 and 10.0.2).
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from reconcilers.actual import Attached
 from reconcilers.backend import Reconciler, claimed_source
 from reconcilers.blktap import storage_daemon
+from reconcilers.blktap.grant import grant
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE, LoopDevices
@@ -19,6 +21,7 @@ from reconcilers.process import ExitWatch
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec
 from reconcilers.stable_path import StablePaths
+from reconcilers.tuning import Limits
 
 
 class BlktapReconciler:
@@ -70,7 +73,8 @@ class BlktapReconciler:
             size_bytes=device.size_bytes if device else 0,
             logical_block_size=device.logical_block_size if device else DEFAULT_BLOCK_SIZE,
             read_only=record.read_only,
-            direct_io=record.direct_io,
+            tuning=record.tuning,
+            asked=record.asked,
             slice_offset=record.slice_offset,
             slice_size=record.slice_size,
             server=record.server,
@@ -118,6 +122,12 @@ class BlktapReconciler:
         """See `Reconciler`. Never planned: only a raw file's length says a disk's size."""
         raise AssertionError(f"{key} is not a plain file")
 
+    async def tune(self, spec: DiskSpec) -> None:
+        """See `Reconciler`. Planned only for the numbers of limits."""
+        tap, limits = TapFolder.of(self._taps, spec.key), spec.tuning.limits
+        await storage_daemon.set_limits(tap, limits, within=self._patience)
+        await asyncio.to_thread(_write_limits, tap, limits)
+
     def close(self) -> None:
         """Stop watching; the servers go on."""
         for watch in self._watches.values():
@@ -129,6 +139,7 @@ class BlktapReconciler:
         tap.remove()  # what an attempt that was cut short has left
         if spec.format is None:
             raise AssertionError(f"{spec.key} has no format")
+        exact = storage_daemon.punches_exactly(self._server_version)
         tap.prepare(
             TapRecord(
                 guest=spec.key.guest,
@@ -138,10 +149,11 @@ class BlktapReconciler:
                 inode=image.source.identity.inode,
                 format=spec.format,
                 read_only=spec.read_only,
-                direct_io=spec.direct_io,
                 slice_offset=spec.slice_offset,
                 slice_size=spec.slice_size,
                 server=self._server_version,
+                asked=spec.tuning,
+                tuning=grant(spec, image, exact=exact),
             )
         )
         return tap
@@ -172,3 +184,10 @@ class BlktapReconciler:
             self._on_server_exit(key)
 
         self._watches[key] = ExitWatch(pid, ended)
+
+
+def _write_limits(tap: TapFolder, limits: Limits) -> None:
+    record = tap.record()
+    if record is not None:
+        asked, tuning = replace(record.asked, limits=limits), replace(record.tuning, limits=limits)
+        tap.write(record.model_copy(update={"asked": asked, "tuning": tuning}))

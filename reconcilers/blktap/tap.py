@@ -26,10 +26,17 @@ from reconcilers.mounts import unmount_lazily
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, Format
 from reconcilers.tag import disk_id
+from reconcilers.tuning import Tuning
 
 
 class TapRecord(BaseModel):
-    """What a tap serves; enough to adopt it, compare it with a definition, and name it."""
+    """What a tap serves; enough to adopt it, compare it with a definition, and name it.
+
+    Attributes, where their names do not say it:
+        device, inode: The image's, from stat(2).
+        asked: What the definition wanted.
+        tuning: What the host granted of it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -40,10 +47,11 @@ class TapRecord(BaseModel):
     inode: int
     format: Format
     read_only: bool
-    direct_io: bool
     slice_offset: int
     slice_size: int | None
     server: str
+    asked: Tuning
+    tuning: Tuning
 
     @property
     def key(self) -> DiskKey:
@@ -97,6 +105,10 @@ class TapFolder:
         self.path.mkdir(parents=True, mode=0o700)
         self.export.touch(mode=0o600)
         self.lock.touch(mode=0o600)
+        self.write(record)
+
+    def write(self, record: TapRecord) -> None:
+        """Write down anew what is served."""
         draft = self.path / "tap.json.new"
         draft.write_text(record.model_dump_json())
         draft.rename(self.path / "tap.json")

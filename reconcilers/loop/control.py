@@ -1,4 +1,4 @@
-"""The loop driver's ioctls, and nothing else: attach, describe, try to detach, grow.
+"""The loop driver's ioctls, and nothing else: attach, describe, try to detach, grow, tune.
 
 Numbers and layouts are those of include/uapi/linux/loop.h and fs.h. All calls block for well under a
 millisecond unless the storage under the image hangs, so callers run them in a thread.
@@ -25,8 +25,10 @@ _LOOP_CLR_FD = 0x4C01
 _LOOP_SET_STATUS64 = 0x4C04
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_SET_CAPACITY = 0x4C07
+_LOOP_SET_DIRECT_IO = 0x4C08
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_ADD = 0x4C80
+_LOOP_CTL_REMOVE = 0x4C81
 _BLKROSET = 0x125D
 _BLKGETSIZE64 = 0x80081272
 _BLKSSZGET = 0x1268
@@ -323,3 +325,38 @@ def grow(device: LoopDevice) -> LoopDevice | None:
     with _opened(device.path, os.O_RDONLY) as opened:
         fcntl.ioctl(opened, _LOOP_SET_CAPACITY)
         return _describe(opened, device.minor)
+
+
+def set_direct_io(device: LoopDevice, on: bool) -> None:
+    """Bypass the page cache or not, online. What the backing file can't do is left as it is: see the flags."""
+    with _opened(device.path, os.O_RDONLY) as opened, suppress(OSError):
+        fcntl.ioctl(opened, _LOOP_SET_DIRECT_IO, int(on))
+
+
+def discards(device: LoopDevice) -> bool:
+    """Whether what is discarded on the device is punched out of its backing file."""
+    return _queue(device, "discard_max_bytes") > 0
+
+
+def discard_stopped(device: LoopDevice) -> bool:
+    """Whether its backing file could, and the device does not. It then stays so for as long as the number exists."""
+    return not discards(device) and _queue(device, "discard_max_hw_bytes") > 0
+
+
+def stop_discard(device: LoopDevice) -> None:
+    """Pass discards on no more, online.
+
+    For good: the kernel keeps this with the number, also when another file is bound to it, and lets nobody undo it
+    (block/blk-sysfs.c: without a granularity no other limit is valid). `retire` such a number after its use.
+    """
+    Path(f"/sys/block/loop{device.minor}/queue/discard_max_bytes").write_text("0", encoding="ascii")
+
+
+def retire(minor: int) -> None:
+    """Have the kernel forget a number that is bound no more; one that somebody has open stays as it is."""
+    with _opened("/dev/loop-control", os.O_RDWR) as control, suppress(OSError):
+        fcntl.ioctl(control, _LOOP_CTL_REMOVE, minor)
+
+
+def _queue(device: LoopDevice, name: str) -> int:
+    return int(Path(f"/sys/block/loop{device.minor}/queue/{name}").read_text(encoding="ascii"))

@@ -61,21 +61,32 @@ class LoopDevices:
         *,
         read_only: bool,
         direct_io: bool = False,
+        discard: bool = True,
         block_size: int | None = None,
         offset: int = 0,
         size_limit: int | None = None,
     ) -> LoopDevice:
-        """Bind a tagged device; the arguments are those of `control.attach`."""
-        device = control.attach(
-            backing_fd,
-            self._numbers,
-            tag=Tag.of(self._instance, key),
-            read_only=read_only,
-            direct_io=direct_io,
-            block_size=block_size or DEFAULT_BLOCK_SIZE,
-            offset=offset,
-            size_limit=size_limit or 0,
-        )
+        """Bind a tagged device; the arguments are those of `control.attach`, and whether it passes on discards."""
+
+        def bound() -> LoopDevice:
+            return control.attach(
+                backing_fd,
+                self._numbers,
+                tag=Tag.of(self._instance, key),
+                read_only=read_only,
+                direct_io=direct_io,
+                block_size=block_size or DEFAULT_BLOCK_SIZE,
+                offset=offset,
+                size_limit=size_limit or 0,
+            )
+
+        device = bound()
+        while discard and control.discard_stopped(device):
+            control.try_detach(device)
+            control.retire(device.minor)
+            device = bound()
+        if not discard:
+            control.stop_discard(device)
         self._minors[disk_id(key)] = device.minor
         return device
 
@@ -88,10 +99,14 @@ class LoopDevices:
         device = self.find(key)
         if device is None:
             return
+        spoilt = control.discard_stopped(device)
         if not control.try_detach(device):
             raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {describe_holders(device.path)}")
         self._minors.pop(disk_id(key), None)
-        self._numbers.give_back(device.minor)
+        if spoilt:
+            control.retire(device.minor)
+        else:
+            self._numbers.give_back(device.minor)
 
     def _disk_of(self, device: LoopDevice) -> str | None:
         """The id of the disk that a device of this instance belongs to."""

@@ -1,15 +1,17 @@
 """The `loop` backend: a raw image file, served by the kernel."""
 
 import asyncio
+from dataclasses import replace
 
 from reconcilers.actual import Attached
 from reconcilers.backend import Reconciler, claimed_source
 from reconcilers.loop import control
-from reconcilers.loop.control import LoopFlags
+from reconcilers.loop.control import LoopDevice, LoopFlags
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
+from reconcilers.tuning import Aio, Cache, Tuning
 
 SERVER = "kernel loop"
 
@@ -22,12 +24,14 @@ class LoopReconciler:
     def __init__(self, devices: LoopDevices, paths: StablePaths) -> None:
         self._devices = devices
         self._paths = paths
+        self._asked: dict[DiskKey, Tuning] = {}
 
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
         device = self._devices.find(key)
         if device is None or device.backing is None:
             return None
+        tuning = _tuning(device)
         return Attached(
             backend=Backend.LOOP,
             format=Format.RAW,
@@ -37,7 +41,8 @@ class LoopReconciler:
             size_bytes=device.size_bytes,
             logical_block_size=device.logical_block_size,
             read_only=LoopFlags.READ_ONLY in device.flags,
-            direct_io=LoopFlags.DIRECT_IO in device.flags,
+            tuning=tuning,
+            asked=self._asked.get(key, replace(tuning, io=None, discard=not control.discard_stopped(device))),
             slice_offset=device.offset,
             slice_size=device.size_limit or None,
             server=SERVER,
@@ -65,16 +70,22 @@ class LoopReconciler:
         if device is not None:
             await asyncio.to_thread(control.grow, device)
 
+    async def tune(self, spec: DiskSpec) -> None:
+        """See `Reconciler`."""
+        await asyncio.to_thread(self._tune, spec)
+
     def _bind(self, spec: DiskSpec, image: OpenSource) -> None:
         device = self._devices.attach(
             spec.key,
             image.fd,
             read_only=spec.read_only,
-            direct_io=spec.direct_io,
+            direct_io=spec.tuning.cache.direct,
+            discard=spec.tuning.discard,
             block_size=spec.logical_block_size,
             offset=spec.slice_offset,
             size_limit=spec.slice_size,
         )
+        self._asked[spec.key] = spec.tuning
         self._paths.point(spec.key, device.path)
 
     def _link(self, key: DiskKey) -> None:
@@ -82,6 +93,21 @@ class LoopReconciler:
         if device is not None:
             self._paths.point(key, device.path)
 
+    def _tune(self, spec: DiskSpec) -> None:
+        device = self._devices.find(spec.key)
+        if device is not None:
+            control.set_direct_io(device, spec.tuning.cache.direct)
+            if not spec.tuning.discard:
+                control.stop_discard(device)
+        self._asked[spec.key] = spec.tuning
+
     def _unbind(self, key: DiskKey) -> None:
         self._devices.detach(key)
+        self._asked.pop(key, None)
         self._paths.remove(key)
+
+
+def _tuning(device: LoopDevice) -> Tuning:
+    direct = LoopFlags.DIRECT_IO in device.flags
+    cache, io = (Cache.NONE, Aio.NATIVE) if direct else (Cache.WRITEBACK, Aio.THREADS)
+    return Tuning(cache=cache, io=io, discard=control.discards(device))

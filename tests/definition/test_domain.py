@@ -4,6 +4,7 @@ import pytest
 
 from agent.definition import DocumentRejected, Limits, parse_domain
 from reconcilers.spec import Device, DiskKey, DiskSpec, StartupPolicy
+from reconcilers.tuning import Aio, Cache, DetectZeroes, Tuning
 from tests.definition.samples import disk, domain, reasons
 
 SLICE = (
@@ -16,14 +17,16 @@ def test_everything_that_a_disk_can_ask_for_arrives_in_its_spec() -> None:
     found = disk("""
       <disk type='file' device='disk' snapshot='external'>
         <target dev='vdb' bus='virtio'/>
-        <driver name='qemu' type='qcow2' cache='none' io='native' iothread='1' discard='unmap'/>
+        <driver name='qemu' type='qcow2' cache='none' io='native' iothread='1' discard='unmap'
+          detect_zeroes='unmap'/>
         <source file='/i/a.qcow2' startupPolicy='requisite' index='1'>
           <seclabel model='dac' relabel='no'/>
           <slices><slice type='storage' offset='0x1000' size='8192'/></slices>
         </source>
         <backingStore/>
         <blockio logical_block_size='010000' physical_block_size='4096'/>
-        <iotune><total_iops_sec>100</total_iops_sec></iotune>
+        <iotune><total_iops_sec>100</total_iops_sec><read_iops_sec>0</read_iops_sec>
+          <total_iops_sec_max> 200 </total_iops_sec_max><group_name>web</group_name></iotune>
         <shareable/><readonly/>
         <serial>x</serial><wwn>0</wwn><boot order='1'/><alias name='ua-1'/>
         <address type='pci' bus='0x00'/>
@@ -37,14 +40,20 @@ def test_everything_that_a_disk_can_ask_for_arrives_in_its_spec() -> None:
         format=found.format,
         read_only=True,
         shareable=True,
-        direct_io=True,
         logical_block_size=4096,
         slice_offset=4096,
         slice_size=8192,
         startup_policy=StartupPolicy.REQUISITE,
-        unhonoured=("driver/@io", "driver/@discard", "blockio/@physical_block_size", "iotune"),
+        tuning=Tuning(
+            cache=Cache.NONE,
+            io=Aio.NATIVE,
+            detect_zeroes=DetectZeroes.UNMAP,
+            limits=(("total_iops_sec", 100), ("total_iops_sec_max", 200)),
+        ),
     )
-    assert {"@type", "driver/@cache", "source/slices", "blockio/@logical_block_size", "readonly"} <= set(found.honoured)
+    assert found.unhonoured == ("blockio/@physical_block_size", "iotune/group_name")
+    assert {"@type", "driver/@cache", "driver/@io", "driver/@discard", "iotune/total_iops_sec"} <= set(found.honoured)
+    assert {"source/slices", "blockio/@logical_block_size", "readonly"} <= set(found.honoured)
     assert {"@snapshot", "driver/@iothread", "source/seclabel", "address", "boot", "backingStore"} <= set(found.passed)
     assert found.unknown == ("sparkle",)
 
@@ -178,7 +187,25 @@ def test_xens_decorations_of_targets() -> None:
     ("xml", "path"),
     [
         ("<disk device='tape'><source file='/a'/><target dev='a'/></disk>", "@device"),
-        ("<disk><driver cache='some'/><source file='/a'/><target dev='a'/></disk>", "driver/@cache"),
+        *(
+            (f"<disk><driver {name}='some'/><source file='/a'/><target dev='a'/></disk>", f"driver/@{name}")
+            for name in ("cache", "io", "discard", "detect_zeroes")
+        ),
+        *(
+            (f"<disk><source file='/a'/><target dev='a'/><iotune>{limits}</iotune></disk>", f"iotune/{name}")
+            for limits, name in (
+                ("<total_bytes_sec>fast</total_bytes_sec>", "total_bytes_sec"),
+                ("<total_bytes_sec>1000000000000001</total_bytes_sec>", "total_bytes_sec"),
+                ("<total_iops_sec>9</total_iops_sec><read_iops_sec>5</read_iops_sec>", "read_iops_sec"),
+                ("<write_bytes_sec_max>9</write_bytes_sec_max>", "write_bytes_sec_max"),
+                ("<read_iops_sec>9</read_iops_sec><read_iops_sec_max>8</read_iops_sec_max>", "read_iops_sec_max"),
+                (
+                    "<read_iops_sec>9</read_iops_sec><read_iops_sec_max_length>8</read_iops_sec_max_length>",
+                    "read_iops_sec_max_length",
+                ),
+                ("<size_iops_sec>4096</size_iops_sec>", "size_iops_sec"),
+            )
+        ),
         ("<disk><source file='/a' startupPolicy='x'/><target dev='a'/></disk>", "source/@startupPolicy"),
         *(
             (
@@ -203,12 +230,49 @@ def test_values_outside_their_range(xml: str, path: str) -> None:
     assert found.refused[0].path == f"/domain/devices/disk[1]/{path}"
 
 
-def test_caches_that_are_honoured_in_part_say_so() -> None:
-    for cache, direct, whole in (("none", True, True), ("writeback", False, True), ("directsync", True, False)):
-        found = disk(f"<disk><driver cache='{cache}'/><source file='/a'/><target dev='a'/></disk>")
+@pytest.mark.parametrize(
+    ("driver", "served"),
+    [
+        # by loop, by blktap, by a host's own device
+        ("cache='none'", (True, True, False)),
+        ("cache='writeback'", (True, True, True)),
+        ("cache='writethrough'", (False, True, False)),
+        ("cache='directsync'", (False, True, False)),
+        ("cache='unsafe'", (False, True, False)),
+        ("io='threads'", (True, True, False)),
+        ("io='native'", (False, False, False)),
+        ("io='native' cache='none'", (True, True, False)),
+        ("io='threads' cache='none'", (False, True, False)),
+        ("io='io_uring'", (False, True, False)),
+        ("discard='unmap'", (True, True, True)),
+        ("discard='ignore'", (True, True, False)),
+        ("detect_zeroes='on'", (False, True, False)),
+        ("detect_zeroes='off'", (True, True, True)),
+    ],
+)
+def test_what_is_honoured_depends_on_the_backend(driver: str, served: tuple[bool, ...]) -> None:
+    name = f"driver/@{driver.partition('=')[0]}"
+    for backend, honoured in zip(("loop", "tap", "phy"), served, strict=True):
+        found = disk(f"<disk><driver name='{backend}' {driver}/><source file='/a'/><target dev='a'/></disk>")
         assert found.spec is not None
-        assert found.spec.direct_io is direct
-        assert ("driver/@cache" in found.honoured, "driver/@cache" in found.unhonoured) == (whole, not whole)
+        assert (name in found.honoured, name in found.unhonoured) == (honoured, not honoured), backend
+
+
+def test_limits_and_block_sizes_depend_on_the_backend_too() -> None:
+    more = "<iotune><read_bytes_sec>1</read_bytes_sec></iotune><blockio logical_block_size='4096'/>"
+    for backend, lacking in (
+        ("loop", ["iotune/read_bytes_sec"]),
+        ("tap", []),
+        ("phy", ["iotune/read_bytes_sec", "blockio/@logical_block_size"]),
+    ):
+        found = disk(f"<disk><driver name='{backend}'/><source file='/a'/><target dev='a'/>{more}</disk>")
+        assert sorted(found.unhonoured) == sorted(lacking)
+
+
+def test_unmapping_what_is_not_to_be_discarded_only_detects() -> None:
+    found = disk("<disk><driver discard='ignore' detect_zeroes='unmap'/><source file='/a'/><target dev='a'/></disk>")
+    assert found.spec is not None
+    assert found.spec.tuning == Tuning(discard=False, detect_zeroes=DetectZeroes.ON)
 
 
 def test_all_faults_at_once_each_with_its_line_and_good_disks_go_on() -> None:

@@ -41,7 +41,7 @@ def test_libvirt_gets_disks_that_parse_as_raw_block_devices(tmp_path: Path, caps
         ("hdc", None, None, True, False),
         ("xvdd", f"{FOLDER}/xvdd", "block", False, False),
     ]
-    assert [disk.spec.direct_io if disk.spec else None for disk in disks] == [True, False, False, False]
+    assert [disk.spec.tuning.cache.direct if disk.spec else None for disk in disks] == [True, False, False, False]
     assert disks[3].spec is not None
     assert disks[3].spec.logical_block_size == 4096
 

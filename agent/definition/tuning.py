@@ -1,0 +1,56 @@
+"""How a disk's bytes are to be moved, from what its definition says of it."""
+
+from agent.definition.text import DiskText
+from reconcilers.reason import Reason
+from reconcilers.tuning import LIMITS, UNTUNED, Aio, Cache, DetectZeroes, Limits, Tuning
+
+_CACHES = ("default", *Cache)
+_DISCARDS = ("unmap", "ignore")
+_AIOS = tuple(Aio)
+_DETECTIONS = tuple(DetectZeroes)
+_LARGEST_LIMIT = 10**15  # THROTTLE_VALUE_MAX, QEMU's include/qemu/throttle.h
+
+
+def tuning(text: DiskText) -> Tuning:
+    """Read cache, io, discard, detect_zeroes and iotune; what can't be is refused."""
+    if not (text.cache or text.io or text.discard or text.detect_zeroes or text.limits):
+        return UNTUNED
+    cache = text.choice("cache", text.cache, _CACHES) or "default"
+    io = text.choice("io", text.io, _AIOS)
+    discard = text.choice("discard", text.discard, _DISCARDS) != "ignore"
+    zeroes = DetectZeroes(text.choice("detect_zeroes", text.detect_zeroes, _DETECTIONS) or DetectZeroes.OFF)
+    if zeroes is DetectZeroes.UNMAP and not discard:
+        zeroes = DetectZeroes.ON  # as libvirt has it
+    return Tuning(
+        cache=Cache.WRITEBACK if cache == "default" else Cache(cache),
+        io=Aio(io) if io else None,
+        discard=discard,
+        detect_zeroes=zeroes,
+        limits=_limits(text),
+    )
+
+
+def _limits(text: DiskText) -> Limits:
+    """The limits that are set, if they go together; 0 means none, as in libvirt."""
+    given = {name: text.number(name, text.limits.get(name), "bytes, requests or seconds") or 0 for name in LIMITS}
+    for name, value in given.items():
+        if fault := value and _fault(name, given):
+            text.refuse(Reason.INVALID_VALUE, text.limits[name], f"{name} {fault}")
+    return tuple((name, value) for name, value in sorted(given.items()) if value)
+
+
+def _fault(name: str, given: dict[str, int]) -> str | None:
+    """Why a limit makes no sense beside the others; the rules are libvirt's and QEMU's."""
+    if given[name] > _LARGEST_LIMIT:
+        return f"is more than {_LARGEST_LIMIT}"
+    if name == "size_iops_sec":
+        some = any(given[f"{which}_iops_sec"] for which in ("total", "read", "write"))
+        return None if some else "has no iops_sec to count by"
+    total = name.replace("read", "total").replace("write", "total")
+    if name != total and given[total]:
+        return f"excludes {total}; keep one of them"
+    if name.endswith("_length"):
+        return None if given[name.removesuffix("_length")] else "lasts for no peak; give the peak too"
+    if name.endswith("_max") and given[name] < (given[name.removesuffix("_max")] or _LARGEST_LIMIT + 1):
+        return "is below the limit that it is the peak of, or there is none"
+    return None

@@ -1,0 +1,65 @@
+"""What this host and its server grant of a tap's tuning, found out before the server starts."""
+
+import ctypes
+import errno
+import os
+from dataclasses import replace
+
+from reconcilers.actual import SourceKind
+from reconcilers.honour import possible
+from reconcilers.source import OpenSource
+from reconcilers.spec import Backend, DiskSpec, Format
+from reconcilers.tuning import Aio, Cache, Tuning
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # FALLOC_FL_*, linux/falloc.h
+_IO_URING_SETUP = 425  # the same on every architecture (asm-generic/unistd.h)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def grant(spec: DiskSpec, image: OpenSource, *, exact: bool) -> Tuning:
+    """What of a spec's tuning can be had for its image.
+
+    Args:
+        spec: For the blktap backend.
+        image: Open as it will be served.
+        exact: A hole that is punched into the server's export reads as zeroes in every format.
+    """
+    granted = possible(spec.tuning, Backend.BLKTAP)
+    if granted.discard and not spec.read_only and not exact:
+        # The kernel punches holes where a guest wants zeroes, so where they are not exact there must be none.
+        raw_file = spec.format is Format.AIO and image.source.kind is SourceKind.FILE
+        granted = replace(granted, discard=raw_file and _punches_holes(image))
+    if granted.cache.direct and not _opens_direct(image.fd):
+        cache = Cache.WRITETHROUGH if granted.cache.through else Cache.WRITEBACK
+        granted = replace(granted, cache=cache, io=Aio.THREADS if granted.io is Aio.NATIVE else granted.io)
+    if granted.io is Aio.IO_URING and not has_io_uring():
+        granted = replace(granted, io=Aio.THREADS)
+    return granted
+
+
+def _opens_direct(fd: int) -> bool:
+    try:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # the file system has no direct I/O (open(2))
+            return False
+        raise
+    return True
+
+
+def _punches_holes(image: OpenSource) -> bool:
+    """Punch behind the end, where nothing is: only whether the file system knows how is of interest."""
+    end = image.source.size_bytes
+    return bool(_libc.fallocate(image.fd, _KEEP_SIZE | _PUNCH_HOLE, (end | 0xFFFF) + 1, 4096) == 0)
+
+
+def has_io_uring() -> bool:
+    """Whether the kernel lets us have a ring (io_uring_setup(2)); containers and sysctl often forbid it."""
+    parameters = ctypes.create_string_buffer(120)  # struct io_uring_params
+    fd = _libc.syscall(_IO_URING_SETUP, 1, parameters)
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True

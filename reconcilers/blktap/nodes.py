@@ -1,0 +1,132 @@
+"""The graph of block nodes in a storage daemon, from the image up to the export. Pure but for a look at a descriptor.
+
+    image -> slice -> format -> limits -> no-holes -> export
+
+Slice, limits and no-holes are there where they are needed. See BlockdevOptions in the QEMU QMP reference.
+"""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+from reconcilers.blktap.tap import TapRecord
+from reconcilers.spec import Format
+from reconcilers.tuning import Cache, Limits
+
+EXPORT = "disk"
+LIMITS_PATH = "/objects/limits"
+
+DRIVERS = {
+    Format.AIO: "raw",
+    Format.QCOW: "qcow",
+    Format.QCOW2: "qcow2",
+    Format.QED: "qed",
+    Format.VDI: "vdi",
+    Format.VHD: "vpc",
+    Format.VHDX: "vhdx",
+    Format.VMDK: "vmdk",
+}
+"""QEMU's name of each format's driver."""
+
+# Those that could name a backing file are told that there is none, whatever their header says.
+_CAN_NAME_BACKING = {Format.QCOW, Format.QCOW2, Format.QED, Format.VMDK}
+
+# With ENOSYS the kernel punches no more holes into the export, nor zeroes ranges of it: it writes zeroes itself.
+_REFUSALS = [
+    {"event": "none", "iotype": iotype, "errno": errno.ENOSYS, "once": False} for iotype in ("discard", "write-zeroes")
+]
+
+Node = dict[str, object]
+
+
+def node_arguments(record: TapRecord, image_fd: int) -> list[str]:
+    """Options that make the nodes and what they need, in the order that the daemon wants."""
+    group = {"qom-type": "throttle-group", "id": "limits", "limits": throttle(record.tuning.limits)}
+    objects = ["--object", json.dumps(group)] if record.tuning.limits else []
+    return objects + [word for node in _nodes(record, image_fd) for word in ("--blockdev", json.dumps(node))]
+
+
+def export(record: TapRecord, mount_point: Path) -> Node:
+    """The export of the topmost node."""
+    return {
+        "type": "fuse",
+        "id": EXPORT,
+        "node-name": _top(record),
+        "mountpoint": str(mount_point),
+        "writable": not record.read_only,
+        "writethrough": record.tuning.cache.through,
+    }
+
+
+def throttle(limits: Limits) -> dict[str, int]:
+    """ThrottleLimits in QEMU's names, all of them: those that are not given are none."""
+    given = {_qemu_name(name): value for name, value in limits}
+    whole = {f"{what}-{which}": 0 for what in ("bps", "iops") for which in ("total", "read", "write")}
+    peaks = {f"{name}-max": 0 for name in whole}
+    return whole | peaks | {"iops-size": 0} | given
+
+
+def _qemu_name(name: str) -> str:
+    """`total_bytes_sec_max` is bps-total-max."""
+    if name == "size_iops_sec":
+        return "iops-size"
+    which, what, _, *peak = name.split("_")
+    return "-".join(["bps" if what == "bytes" else "iops", which, *peak])
+
+
+def _nodes(record: TapRecord, image_fd: int) -> list[Node]:
+    nodes = [_image(record, image_fd), *_slice(record), _format(record)]
+    if record.tuning.limits:
+        nodes.append({"driver": "throttle", "throttle-group": "limits", "node-name": "limits", "file": "format"})
+    if not record.tuning.discard:
+        below = "limits" if record.tuning.limits else "format"
+        nodes.append({"driver": "blkdebug", "inject-error": _REFUSALS, "node-name": "no-holes", "image": below})
+    return [{"read-only": record.read_only, "discard": "unmap"} | node for node in nodes]
+
+
+def _top(record: TapRecord) -> str:
+    if not record.tuning.discard:
+        return "no-holes"
+    return "limits" if record.tuning.limits else "format"
+
+
+def _image(record: TapRecord, image_fd: int) -> Node:
+    return {
+        "driver": "host_device" if stat.S_ISBLK(os.fstat(image_fd).st_mode) else "file",
+        "node-name": "image",
+        "filename": f"/proc/self/fd/{image_fd}",
+        "locking": "off",  # the inherited descriptor has the locks, and QEMU's own would clash with them
+        "discard": _discard(record),
+        "aio": record.tuning.io,
+        "cache": {"direct": record.tuning.cache.direct, "no-flush": record.tuning.cache is Cache.UNSAFE},
+    }
+
+
+def _sliced(record: TapRecord) -> bool:
+    return bool(record.slice_offset) or record.slice_size is not None
+
+
+def _slice(record: TapRecord) -> list[Node]:
+    if not _sliced(record):
+        return []
+    size = {} if record.slice_size is None else {"size": record.slice_size}
+    node = {"driver": "raw", "node-name": "slice", "file": "image", "offset": record.slice_offset}
+    return [node | size | {"discard": _discard(record)}]
+
+
+def _format(record: TapRecord) -> Node:
+    node: Node = {
+        "driver": DRIVERS[record.format],
+        "node-name": "format",
+        "file": "slice" if _sliced(record) else "image",
+        "discard": _discard(record),
+        "detect-zeroes": record.tuning.detect_zeroes,
+    }
+    return node | ({"backing": None} if record.format in _CAN_NAME_BACKING else {})
+
+
+def _discard(record: TapRecord) -> str:
+    # As asked, not as granted: zeroes that the server itself finds are unmapped even where discards are not passed on.
+    return "unmap" if record.asked.discard else "ignore"
