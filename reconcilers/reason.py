@@ -182,11 +182,6 @@ class Reason(StrEnum):
         "Find the holder named in the message and let it go first.",
         True,
     )
-    SOURCE_CHANGED = (
-        "SourceChanged",
-        "The path now names another file than the one that is attached.",
-        "Put the old file back, or take the guest's disk down to attach the new one.",
-    )
     IMAGE_SHRUNK = (
         "ImageShrunk",
         "The image became smaller than the device over it; the device is not shrunk under its guest.",
