@@ -114,7 +114,7 @@ def _create(path: Path) -> bool:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     application, version = _number(connection, "application_id"), _number(connection, "user_version")
-    if application != _APPLICATION_ID and _number(connection, "page_count") > 0:
+    if application != _APPLICATION_ID and not _is_blank(connection):
         raise StoreError(f"{path}: this is not a store of tapster; set paths.state to the right folder")
     if version > len(_MIGRATIONS):
         raise StoreError(
@@ -133,6 +133,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def quick_check(connection: sqlite3.Connection) -> tuple[str, ...]:
     """What SQLite finds wrong with the file's structure; empty when it is sound."""
     return tuple(" ".join(text.split()) for (text,) in connection.execute("PRAGMA quick_check(10)") if text != "ok")
+
+
+def _is_blank(connection: sqlite3.Connection) -> bool:
+    """Whether nothing is in the file, which is not the same as an empty file: a kill while it is made leaves a page."""
+    (things,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return things == 0 and _number(connection, "application_id") == 0
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -219,6 +219,16 @@ def test_an_empty_file_left_by_a_kill_during_creation_becomes_a_store(path: Path
         assert store.accept([present(1)]) == [ACCEPTED]
 
 
+def test_a_store_whose_making_was_cut_short_becomes_one(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    assert path.stat().st_size > 0
+    with Store.open(path) as store:
+        assert store.accept([present(1)]) == [ACCEPTED]
+
+
 def test_a_folder_in_its_place_and_a_file_in_its_way_are_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the store can't be opened"):
         Store.open(tmp_path)
