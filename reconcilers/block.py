@@ -7,6 +7,7 @@ by number and by the kernel's sequence number, so that a device recycled under t
 import asyncio
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -76,6 +77,12 @@ class BlockReconciler:
     def survey(self) -> list[BlockClaim]:
         """Every claim there is."""
         return [claim for path in self._claims.glob("*.json") if (claim := _read(path))]
+
+    def sweep(self) -> None:
+        """Clear away claims that were being written when their agent was killed."""
+        for draft in self._claims.glob("*.new"):
+            with suppress(OSError):  # it is in nobody's way
+                draft.unlink()
 
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""

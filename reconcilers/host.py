@@ -145,13 +145,15 @@ class Host:
 
     @contextmanager
     def owned_runtime(self) -> Iterator[None]:
-        """Keep other agents off this runtime folder for the length of the block.
+        """Keep other agents off this runtime folder for the length of the block, and clear away what others left.
 
         Raises:
             DiskError: SourceInUse if another agent has it, PermissionDenied if it can't be written.
         """
         fd = self._lock_runtime()
         try:
+            for part in (self.paths, self._blktap, self._block):
+                part.sweep()  # only now: nothing is being made at this moment
             yield
         finally:
             os.close(fd)

@@ -45,6 +45,16 @@ class StablePaths:
             with suppress(OSError):  # other disks are in it, or it is gone
                 path.parent.rmdir()
 
+    def sweep(self) -> None:
+        """Clear away what an agent that was killed has left: links not yet in their place, folders without any."""
+        for guest in _names(self._folder):
+            folder = self._folder / guest
+            with suppress(OSError):  # links are in it
+                for name in _names(folder):
+                    if name[0] == ".":
+                        (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+
     def all(self) -> dict[DiskKey, str]:
         """Every disk that has a link, with the device that it names. Links may come and go meanwhile."""
         keys = (DiskKey(guest, target) for guest in _names(self._folder) for target in _names(self._folder / guest))

@@ -7,6 +7,7 @@ versions that Debian 12 and 13 ship (measured with 7.2.22 and 10.0.2).
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,14 @@ class BlktapReconciler:
         """What every tap serves."""
         records = (TapFolder(path).record() for path in self._taps.glob("*"))
         return [record for record in records if record]
+
+    def sweep(self) -> None:
+        """Clear away the folders of taps that were being made or removed when their agent was killed."""
+        for path in self._taps.glob("*"):
+            tap = TapFolder(path)
+            if tap.record() is None and not tap.alive():
+                with suppress(OSError):  # it is in nobody's way
+                    tap.remove()
 
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
