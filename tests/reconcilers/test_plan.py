@@ -7,9 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconcilers.actual import Actual, Attached, Fault, FileId, Source, SourceKind
-from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Unlink, effective, plan
+from reconcilers.plan import (
+    Adopt,
+    Attach,
+    Detach,
+    Grow,
+    Keep,
+    Nothing,
+    Refuse,
+    Replace,
+    Step,
+    Tune,
+    Unlink,
+    effective,
+    plan,
+)
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Device, DiskKey, DiskSpec, Format, StartupPolicy
+from reconcilers.tuning import UNTUNED, Cache, Tuning
 
 MIB = 1 << 20
 FILE = Source(kind=SourceKind.FILE, identity=FileId(1, 10), size_bytes=MIB)
@@ -22,6 +37,7 @@ LOOP = DiskSpec(key=DiskKey("vm", "vda"), source="/a", backend=Backend.LOOP, for
 AIO = replace(LOOP, backend=Backend.BLKTAP, format=Format.AIO)
 QCOW2 = replace(LOOP, backend=Backend.BLKTAP, format=Format.QCOW2)
 PHY = replace(LOOP, backend=Backend.BLOCK)
+DIRECT = replace(LOOP, tuning=Tuning(cache=Cache.NONE))
 DRIVE = replace(LOOP, device=Device.CDROM, source=None, backend=None, format=None, read_only=True)
 
 ON_LOOP = Attached(
@@ -33,7 +49,8 @@ ON_LOOP = Attached(
     size_bytes=MIB,
     logical_block_size=512,
     read_only=False,
-    direct_io=False,
+    tuning=UNTUNED,
+    asked=UNTUNED,
     slice_offset=0,
     slice_size=None,
     server="kernel loop",
@@ -86,8 +103,8 @@ CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, 
     "no sector size said": (LOOP, FILE, replace(ON_LOOP, logical_block_size=4096), Nothing, "AsDesired"),
     "read-only over a writable block": (replace(PHY, read_only=True), BLOCK, ON_BLOCK, Nothing, "AsDesired"),
     "another device": (PHY, replace(BLOCK, identity=FileId(3, 0)), ON_BLOCK, Replace, "image"),
-    "direct I/O not granted": (replace(LOOP, direct_io=True), FILE, ON_LOOP, Nothing, "AsDesired"),
-    "direct I/O not wanted": (LOOP, FILE, replace(ON_LOOP, direct_io=True), Replace, "page cache"),
+    "direct I/O not granted": (DIRECT, FILE, replace(ON_LOOP, asked=DIRECT.tuning), Nothing, "AsDesired"),
+    "direct I/O not wanted": (LOOP, FILE, replace(ON_LOOP, tuning=DIRECT.tuning, asked=DIRECT.tuning), Tune, ""),
     "tap dead": (AIO, FILE, replace(ON_AIO, server_alive=False), Replace, "server is gone"),
     "link missing": (LOOP, FILE, replace(ON_LOOP, linked=False), Adopt, ""),
     "tap without device": (AIO, FILE, replace(ON_AIO, device_path=None, size_bytes=0, linked=False), Adopt, ""),
@@ -124,6 +141,9 @@ sources = st.one_of(
     st.builds(Source, kind=st.sampled_from(SourceKind), identity=identities, size_bytes=sizes),
     st.builds(Fault, st.sampled_from(Reason), st.just("a fault")),
 )
+tunings = st.builds(
+    Tuning, cache=st.sampled_from(Cache), discard=st.booleans(), limits=st.sampled_from([(), (("read_iops_sec", 1),)])
+)
 specs = st.builds(
     DiskSpec,
     key=st.just(LOOP.key),
@@ -132,7 +152,7 @@ specs = st.builds(
     backend=st.sampled_from(Backend),
     format=st.sampled_from([Format.RAW, Format.AIO, Format.QCOW2]),
     read_only=st.booleans(),
-    direct_io=st.booleans(),
+    tuning=tunings,
     logical_block_size=st.sampled_from([None, 512, 4096]),
     slice_offset=st.sampled_from([0, 512]),
     slice_size=st.sampled_from([None, 512]),
@@ -148,7 +168,8 @@ attachments = st.builds(
     size_bytes=sizes,
     logical_block_size=st.sampled_from([512, 4096]),
     read_only=st.booleans(),
-    direct_io=st.booleans(),
+    tuning=tunings,
+    asked=tunings,
     slice_offset=st.sampled_from([0, 512]),
     slice_size=st.sampled_from([None, 512]),
     server=st.just("a server"),
@@ -172,7 +193,7 @@ def test_nothing_is_taken_down_without_a_reason_to(
             assert spec.key == LOOP.key
         case Attach() | Refuse():
             assert attached is None
-        case Keep() | Adopt() | Grow():
+        case Keep() | Adopt() | Grow() | Tune():
             assert attached is not None or source is None
     if isinstance(source, Fault) and desired is not None:
         assert isinstance(step, Keep if attached else Refuse | Nothing)
@@ -197,7 +218,8 @@ def test_what_was_attached_as_planned_is_as_desired(desired: DiskSpec, source: S
         size_bytes=(source.size_bytes - spec.slice_offset) // 512 * 512,
         logical_block_size=spec.logical_block_size or 512,
         read_only=spec.read_only,
-        direct_io=spec.direct_io,
+        tuning=UNTUNED,
+        asked=spec.tuning if spec.backend is not Backend.BLOCK else UNTUNED,
         slice_offset=spec.slice_offset,
         slice_size=spec.slice_size,
         server="a server",
