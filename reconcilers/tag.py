@@ -3,7 +3,7 @@
 A loop device carries it in `lo_file_name` (loop.h: 64 bytes with the closing NUL), so that any later agent knows
 the device as its own without having remembered anything:
 
-    tapster:<instance>:<disk id>:<guest>/<target, cut to fit>
+    tapster:<instance>:<disk id>:<guest>/<target>, cut to fit and then with ~ at its end
 
 The instance keeps agents apart that share one kernel (containers, tests); the id names the disk exactly.
 """
@@ -40,7 +40,8 @@ class Tag:
         """The tag that this instance gives to a disk."""
         disk = disk_id(key)
         room = LO_NAME_BYTES - len(f"{_PREFIX}:{instance}:{disk}:")
-        return cls(instance, disk, str(key)[:room])
+        label = str(key)
+        return cls(instance, disk, label if len(label) <= room else f"{label[: room - 1]}~")
 
     @classmethod
     def parse(cls, name: bytes) -> "Tag | None":
