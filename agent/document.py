@@ -21,7 +21,7 @@ from agent.definition import DocumentRejected, Finding, Limits
 from reconcilers.reason import Reason
 from reconcilers.spec import GUEST_NAME
 
-__all__ = ["GENERATION_MAX", "DesiredDocument", "Scope", "digest", "read_document"]
+__all__ = ["GENERATION_MAX", "DesiredDocument", "JsonDocument", "Scope", "digest", "read_document"]
 
 GENERATION_MAX = 2**63 - 1
 """What a store can hold; JSON and MQTT could say more."""
@@ -91,7 +91,7 @@ def read_document(
     if not GUEST_NAME.fullmatch(guest):
         raise _rejected(Reason.INVALID_NAME, f"the topic's last level {reprlib.repr(guest)} can't be a guest's name")
     read = _read(_text(payload, limits), guest)
-    desired, findings = (read, []) if isinstance(read, _Desired) else (None, read)
+    desired, findings = (read, []) if isinstance(read, JsonDocument) else (None, read)
     findings += _property_findings(payload, properties, desired)
     if desired is None or findings:
         raise DocumentRejected(*findings[:FINDINGS_MAX])
@@ -106,8 +106,8 @@ def read_document(
     )
 
 
-class _Desired(BaseModel):
-    """The JSON form. Types are strict: `"5"` and `true` are no generations."""
+class JsonDocument(BaseModel):
+    """A desired document's JSON form. Types are strict: `"5"` and `true` are no generations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -133,22 +133,22 @@ def _text(payload: bytes, limits: Limits) -> str:
         raise _rejected(Reason.NOT_UTF8, why, line=payload.count(b"\n", 0, error.start) + 1) from error
 
 
-def _read(text: str, guest: str) -> _Desired | list[Finding]:
+def _read(text: str, guest: str) -> JsonDocument | list[Finding]:
     if not text.lstrip().startswith(("{", "[")):
-        return _Desired(guest=guest, state="present", domain_xml=text)
+        return JsonDocument(guest=guest, state="present", domain_xml=text)
     table = _parse_json(text)
     if not isinstance(table, dict):
         raise _rejected(Reason.INVALID_DOCUMENT, "the JSON is a list; a desired document is an object")
     if "payloadType" in table or {"payload", "signatures"} <= table.keys():
         raise _rejected(Reason.SIGNATURE_UNSUPPORTED, "it is a signed envelope (DSSE), which can't be verified yet")
     try:
-        desired = _Desired.model_validate(table)
+        desired = JsonDocument.model_validate(table)
     except ValidationError as error:
         return [_finding(problem) for problem in error.errors(include_url=False)]
     return [*_contradictions(desired, guest)] or desired
 
 
-def _contradictions(desired: _Desired, guest: str) -> Iterator[Finding]:
+def _contradictions(desired: JsonDocument, guest: str) -> Iterator[Finding]:
     if desired.guest != guest:
         named = reprlib.repr(desired.guest)
         why = f"the document is for {named} and the topic for {guest!r}; publish it on its own topic"
@@ -192,14 +192,16 @@ def _finding(problem: ErrorDetails) -> Finding:
         case "missing":
             why = "the field is missing"
         case "extra_forbidden":
-            why = f"there is no such field; there are {', '.join(_Desired.model_fields)}"
+            why = f"there is no such field; there are {', '.join(JsonDocument.model_fields)}"
         case _:
             must = problem["msg"].replace("Input should be", "it must be")
             why = f"{must}, not {reprlib.repr(problem['input'])}"
     return Finding(Reason.INVALID_DOCUMENT, why, path[:PATH_MAX], None)
 
 
-def _property_findings(payload: bytes, properties: Mapping[str, str], desired: _Desired | None) -> Iterator[Finding]:
+def _property_findings(
+    payload: bytes, properties: Mapping[str, str], desired: JsonDocument | None
+) -> Iterator[Finding]:
     counted = properties.get("generation")
     if counted is not None and not (_DECIMAL.fullmatch(counted) and int(counted) <= GENERATION_MAX):
         why = f"it must be a decimal number, 0 to {GENERATION_MAX}, not {reprlib.repr(counted)}"

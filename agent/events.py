@@ -158,6 +158,22 @@ class HostChange(Status):
     duration_s: Annotated[float, Field(ge=0)] | None = None
 
 
+DATA: dict[EventType, type[Status]] = {
+    EventType.DISK_PHASE: DiskPhaseChange,
+    EventType.GUEST_PHASE: PhaseChange,
+    EventType.GUEST_ACCEPTED: DocumentVerdict,
+    EventType.GUEST_REJECTED: DocumentVerdict,
+    EventType.GUEST_STALE: DocumentVerdict,
+    EventType.GUEST_CONFLICT: DocumentVerdict,
+    EventType.GUEST_WITHDRAWN: DocumentVerdict,
+    EventType.HOST_STARTED: HostChange,
+    EventType.HOST_SYNCED: HostChange,
+    EventType.HOST_STOPPING: HostChange,
+    EventType.HOST_CONDITION: HostChange,
+}
+"""The shape of every event's data."""
+
+
 class CloudEvent(BaseModel):
     """The envelope, for those who write events and for those who read them. Extension attributes are kept."""
 

@@ -104,7 +104,7 @@ def _open_and_check(spec: DiskSpec, stack: ExitStack, *, claimed: bool) -> Check
     if spec.source is None or spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
     image = stack.enter_context(open_source(spec.source, writable=not spec.read_only))
-    warning = check_header(image, spec.format)
+    warning = check_header(image.part(spec.slice_offset, spec.slice_size), spec.format)
     if claimed:
         claim(image, spec)
     return CheckedSource(image, warning)

@@ -6,7 +6,6 @@ block/qcow.c, qed docs/interop/qed_spec.rst, VHD "Virtual Hard Disk Image Format
 VMDK "Virtual Disk Format 5.0", VDI block/vdi.c.
 """
 
-import os
 import struct
 from collections.abc import Callable
 
@@ -51,8 +50,8 @@ def check_header(image: OpenSource, declared: Format) -> str | None:
     Raises:
         DiskError: FormatMismatch, BackingUndeclared, UnsupportedFeature or ImageDamaged.
     """
-    head = os.pread(image.fd, _HEAD_BYTES, 0)
-    tail = os.pread(image.fd, SECTOR, max(0, image.source.size_bytes - SECTOR))
+    head = image.read(_HEAD_BYTES, 0)
+    tail = image.read(SECTOR, max(0, image.source.size_bytes - SECTOR))
     found = next((fmt for fmt, matches in _MAGIC.items() if matches(head, tail)), None)
     if declared in {Format.RAW, Format.AIO}:
         if found is None:
@@ -119,7 +118,7 @@ def _check_vmdk(image: OpenSource, head: bytes, _tail: bytes) -> None:
             f"image {image.path} is an ESX 3 COW disk; convert it to monolithicSparse with qemu-img",
         )
     offset, sectors = struct.unpack_from("<QQ", head, 28)
-    descriptor = os.pread(image.fd, min(sectors * SECTOR, _VMDK_DESCRIPTOR_LIMIT), offset * SECTOR)
+    descriptor = image.read(min(sectors * SECTOR, _VMDK_DESCRIPTOR_LIMIT), offset * SECTOR)
     lines = descriptor.partition(b"\0")[0].decode("utf-8", "replace").splitlines()
     settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     kind = settings.get("createType", "").strip().strip('"')

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reconcilers.actual import FileId, Source, SourceKind
 from reconcilers.errors import DiskError
@@ -33,11 +33,23 @@ class OpenSource:
         path: As the definition names it, for messages.
         fd: Readable, and writable unless it was opened read-only. Closed by whoever opened it.
         source: What was opened.
+        start: Its first byte that counts.
     """
 
     path: str
     fd: int
     source: Source
+    start: int = 0
+
+    def part(self, offset: int, size: int | None) -> "OpenSource":
+        """The same open file, of which only some bytes count; None stands for all behind `offset`."""
+        rest = max(0, self.source.size_bytes - offset)
+        source = replace(self.source, size_bytes=rest if size is None else min(size, rest))
+        return replace(self, source=source, start=self.start + offset)
+
+    def read(self, length: int, at: int) -> bytes:
+        """Up to `length` bytes from byte `at` of what counts."""
+        return os.pread(self.fd, min(length, max(0, self.source.size_bytes - at)), self.start + at)
 
 
 def look_at(path: str) -> Source:

@@ -51,6 +51,37 @@ def inspect(files: Files, output: Output = "table") -> None:
 
 
 @app.command()
+def render(
+    file: Annotated[Path | None, typer.Argument(help="A definition; - is standard input.", show_default=False)] = None,
+    *,
+    to: Annotated[
+        Literal["libvirt", "xl", "qemu", "cloud-hypervisor", "firecracker"], typer.Option(help="The hypervisor.")
+    ],
+    guest: Annotated[str | None, typer.Option(help="Take its definition from the bus.", show_default=False)] = None,
+    host: Host = None,
+    config: Config = None,
+) -> None:
+    """Print the disk part that a hypervisor needs to use what tapster brings up."""
+    from agent.cli import render as command
+
+    if bool(file) == bool(guest):
+        raise typer.BadParameter("name a definition file, or a guest with --guest", param_hint="FILE")
+    settings = _settings(config)
+    raise typer.Exit(command.run(to, file=file, guest=guest, host=host or settings.host, settings=settings))
+
+
+@app.command()
+def schema(
+    *,
+    asyncapi: Annotated[bool, typer.Option("--asyncapi", help="The whole bus, as an AsyncAPI 3.0 document.")] = False,
+) -> None:
+    """Print the JSON Schemas of all that goes over the bus."""
+    from agent.cli import schema as command
+
+    raise typer.Exit(command.run(asyncapi=asyncapi))
+
+
+@app.command()
 def plan(files: Files, host: Host = None, config: Config = None, output: Output = "table") -> None:
     """Say what definitions would change on this host, or ask a live agent with --host. Nothing is changed."""
     from agent.cli import plan as command

@@ -8,6 +8,7 @@ from pathlib import Path
 from lxml import etree
 
 from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_file
+from agent.definition.canonical import canonical
 from agent.definition.document import parse_xml, text_of
 from agent.definition.domain import domains_in
 from agent.settings import Settings
@@ -57,13 +58,19 @@ def _read(file: Path, limits: Limits) -> Iterator[Definition]:
     except DocumentRejected as rejected:
         raise RefusedError(_places(file, rejected.findings)) from rejected
     if not text.lstrip().startswith(b"<"):
-        raise RefusedError(
-            f"{file}: is a guest configuration file of xm or xl; push its XML, which "
-            "`virsh domxml-from-native xen-xl FILE` prints"
-        )
+        yield from (_translated(file, guest) for guest in guests)
+        return
     for guest, xml in zip(guests, _domains(text, limits), strict=True):
         _check(file, guest)
         yield Definition(guest.name, xml)
+
+
+def _translated(file: Path, guest: GuestDefinition) -> Definition:
+    """A guest of xm, xl or xend, as XML. All or nothing: a disk that is left out of a document is taken down."""
+    findings = [finding for disk in guest.disks for finding in disk.refused]
+    if findings:
+        raise RefusedError(f"guest {guest.name!r}: not every disk can be served\n{_places(file, findings)}")
+    return Definition(guest.name, canonical(guest).decode())
 
 
 def _domains(text: bytes, limits: Limits) -> list[str]:

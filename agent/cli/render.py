@@ -4,6 +4,7 @@ Every disk that tapster serves is a raw block device behind its stable path, wha
 hypervisor has to know. What else the definition says (bus addresses, boot order) is for its author to carry over.
 """
 
+import asyncio
 import json
 import re
 import shlex
@@ -14,8 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
+from agent.bus.operator import BusError, operator
+from agent.bus.topics import EVERY_HOST, Scope, TopicError
 from agent.cli.inspect import read
-from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_file
+from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_domain, parse_file
+from agent.document import read_document
+from agent.settings import Settings
+from reconcilers.reason import Reason
 from reconcilers.spec import Device
 from reconcilers.stable_path import StablePaths
 
@@ -53,39 +59,58 @@ def drives(guest: GuestDefinition, runtime: Path) -> list[Drive]:
     ]
 
 
-def run(file: Path, to: Hypervisor, *, runtime: Path = Path("/run/tapster")) -> int:
+def run(to: Hypervisor, *, file: Path | None, guest: str | None, host: str, settings: Settings) -> int:
     """Print the disk part of one guest's configuration for a hypervisor.
 
     Args:
-        file: A definition with one guest; `-` is standard input.
         to: The hypervisor.
-        runtime: The agent's runtime folder, which the stable paths are below.
+        file: A definition with one guest; `-` is standard input.
+        guest: Where there is no file: the guest whose definition is on the bus.
+        host: Whose definition of the guest; its own counts before that of all hosts.
+        settings: Which broker and which fleet, and the agent's runtime folder, which the stable paths are below.
 
     Returns:
-        0, or 1 when the file or one of its disks was refused. What can be used of it is printed even so.
+        0, or 1 when the definition can't be had or one of its disks was refused. What can be used of it is printed even
+        so.
     """
-    limits = Limits()
+    name = str(file) if file else f"guest {guest!r} of {host!r}"
     try:
-        guests = parse_file(read(file, limits.max_bytes + 1), limits=limits)
-    except (OSError, DocumentRejected) as error:
-        sys.stderr.write(f"{file}: {error}\n")
+        definition = _from_file(file) if file else asyncio.run(_from_bus(guest or "", host, settings))
+    except (OSError, BusError, TopicError, DocumentRejected) as error:
+        sys.stderr.write(f"tapster render: {name}: {error}\n")
         return 1
-    if len(guests) != 1:
-        sys.stderr.write(f"{file}: it has {len(guests)} guests; give a file with one\n")
-        return 1
-    found = drives(guests[0], runtime)
+    found = drives(definition, settings.paths.runtime)
     left_out = [drive for drive in found if to in _NO_DRIVES and _removable(drive)]
     sys.stdout.write(_RENDERERS[to]([drive for drive in found if drive not in left_out]))
     for drive in left_out:
-        sys.stderr.write(f"{file}: {to} has no {drive.device} drives; '{drive.target}' is left out\n")
-    findings = [finding for disk in guests[0].disks for finding in disk.refused]
+        sys.stderr.write(f"{name}: {to} has no {drive.device} drives; '{drive.target}' is left out\n")
+    findings = [finding for disk in definition.disks for finding in disk.refused]
     for finding in findings:
-        sys.stderr.write(_line(file, finding))
+        sys.stderr.write(f"{name}:{finding.line}: {finding.reason}: {finding.message}\n")
     return 1 if findings else 0
 
 
-def _line(file: Path, finding: Finding) -> str:
-    return f"{file}:{finding.line}: {finding.reason}: {finding.message}\n"
+def _from_file(file: Path) -> GuestDefinition:
+    limits = Limits()
+    guests = parse_file(read(file, limits.max_bytes + 1), limits=limits)
+    if len(guests) != 1:
+        message = f"it has {len(guests)} guests; give a file with one"
+        raise DocumentRejected(Finding(Reason.NOT_A_DOMAIN, message, "/", None))
+    return guests[0]
+
+
+async def _from_bus(guest: str, host: str, settings: Settings) -> GuestDefinition:
+    async with operator(settings) as op:
+        own, common = op.topics.of(host).desired(guest), op.topics.group_desired(EVERY_HOST, guest)
+        messages = {message.topic: message for message in await op.retained(own, common)}
+    message = messages.get(own) or messages.get(common)
+    if message is None:
+        raise BusError(f"there is no document on {own} or {common}; see `tapster status` for the guests that there are")
+    limits, scope = Limits(max_bytes=settings.limits.document_bytes), Scope("host", host)
+    document = read_document(message.payload, scope=scope, guest=guest, properties=message.properties, limits=limits)
+    if document.state == "absent":
+        raise BusError("its document says absent, so it has no disks")
+    return parse_domain(document.body, name=guest, limits=limits)
 
 
 def _removable(drive: Drive) -> bool:

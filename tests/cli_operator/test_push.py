@@ -98,7 +98,7 @@ def test_a_file_of_several_domains_is_several_documents(settings: Settings, tmp_
         ("<domain><name>vm1</name>", "bad.xml:1: MalformedXml: "),
         ("<network/>", "bad.xml:1: NotADomain: "),
         (domain(disks=BAD), "every disk would be refused"),
-        ("name = 'vm1'\ndisk = ['file:/images/a.img,xvda,w']\n", "virsh domxml-from-native"),
+        ("name = 'vm1'\ndisk = ['file:/images/a.img,xvda,w', 'nbd:h:1,xvdb,w']\n", "not every disk can be served"),
         (domain() + domain(), "'vm1' is defined twice"),
         (domain(disks=GOOD + " " * 300_000), "DocumentTooLarge"),
         (domain(disks=GOOD + '"' * 200_000), "limits.document_bytes"),

@@ -8,9 +8,9 @@ import pytest
 
 from agent.cli.render import Hypervisor, run
 from agent.definition import parse_domain, parse_file
+from agent.settings import Settings
 from tests.definition.samples import domain
 
-RUNTIME = Path("/run/tapster")
 GUEST = domain(
     "<disk><driver name='qemu' type='qcow2' cache='none'/><source file='/i/a'/><target dev='vda'/></disk>",
     "<disk type='block'><source dev='/dev/b'/><target dev='sdb'/><readonly/><shareable/></disk>",
@@ -26,7 +26,7 @@ def render(
 ) -> tuple[int, str, str]:
     file = tmp_path / "guest"
     file.write_bytes(text)
-    code = run(file, to, runtime=RUNTIME)
+    code = run(to, file=file, guest=None, host="h", settings=Settings(host="h"))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
