@@ -143,7 +143,8 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._controller.run())
                 bus = tasks.create_task(self._bus.run())
-                others = [tasks.create_task(self._resync_for_ever()), tasks.create_task(self._tell_manager())]
+                endless = (self._resync_for_ever(), self._tell_manager(), self._host.watch_stalls())
+                others = [tasks.create_task(each) for each in endless]
                 await stop.wait()
                 for other in others:
                     other.cancel()

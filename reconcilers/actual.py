@@ -69,6 +69,8 @@ class Attached:
         server: What serves it, with its version.
         server_alive: Whether the server runs; always true for the kernel's own backends.
         linked: Whether the stable path points to `device_path`.
+        server_answers: False only for a server that runs, has requests to do and does not react. What else is said
+            here of such a disk is what was seen last, since asking its device would hang.
     """
 
     backend: Backend
@@ -86,6 +88,7 @@ class Attached:
     server: str
     server_alive: bool
     linked: bool
+    server_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import os
 import platform
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
@@ -27,11 +28,16 @@ from reconcilers.reason import Reason
 from reconcilers.source import look_at
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
+from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
 from reconcilers.trigger import Trigger
 
 STORAGE_DAEMON = "storage-daemon"
 """qemu-storage-daemon's name in the settings and in the capabilities."""
+
+
+STALL_SECONDS = 5.0
+"""How long a request may be in flight with nothing finished before its disk is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,8 @@ class Host:
         self._abilities = abilities
         self._on_change = on_change
         self._names: dict[str, DiskKey] = {}
+        self._seen: dict[DiskKey, Attached] = {}
+        self._suspects: set[DiskKey] = set()
         self._device_locks: dict[int, asyncio.Lock] = {}
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
@@ -212,13 +220,35 @@ class Host:
         ]
         return recorded | {names[disk] for disk in devices.keys() & names.keys()}, orphans
 
+    async def watch_stalls(self) -> NoReturn:
+        """Report, for ever, disks whose requests wait: nothing else happens to them that could be told of."""
+        stalls = StallWatch()
+        while True:
+            await asyncio.sleep(STALL_SECONDS)
+            devices = {key: one.device_path for key, one in list(self._seen.items()) if one.device_path}
+            for key in await asyncio.to_thread(stalls.look, devices):
+                self._suspects.add(key)
+                self._on_change(key, Trigger.SERVER)
+
     async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
         """What disk `key` really is, and what `source_path` refers to now; changes of either are told from now on."""
+        if hung := await self._hung(key):
+            return Actual(None, hung)
         return await asyncio.to_thread(self._observe, key, source_path)
 
     async def attached(self, key: DiskKey) -> Attached | None:
         """What of disk `key` is there."""
-        return await asyncio.to_thread(self._attached, key)
+        return await self._hung(key) or await asyncio.to_thread(self._attached, key)
+
+    async def _hung(self, key: DiskKey) -> Attached | None:
+        """What was seen last of a disk whose server is under suspicion and does not answer."""
+        seen = self._seen.get(key)
+        if key not in self._suspects or seen is None or seen.backend is not Backend.BLKTAP:
+            return None
+        if await self._blktap.hangs(key):
+            return replace(seen, server_answers=False)
+        self._suspects.discard(key)
+        return None
 
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
         """Report a change once somebody lets go of the device. It may come too often, and it may not come."""
@@ -238,7 +268,12 @@ class Host:
         self._names[disk_id(key)] = key
         if self._files:
             self._files.forget_release(key)
-        return self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
+        attached = self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
+        if attached:
+            self._seen[key] = attached
+        else:
+            self._seen.pop(key, None)
+        return attached
 
     async def apply(self, step: Step, key: DiskKey) -> str | None:
         """Carry out a step.

@@ -98,6 +98,8 @@ def plan(desired: DiskSpec | None, actual: Actual) -> Step:
         desired: What should be; None if the disk should not be there.
         actual: What is, observed a moment ago.
     """
+    if actual.attached and not actual.attached.server_answers:
+        return Keep(Reason.SERVER_HUNG, _hung(actual.attached))
     if actual.stray_link:
         return Unlink(actual.stray_link)
     if desired is None or desired.source is None:
@@ -125,6 +127,14 @@ def effective(desired: DiskSpec, source: Source) -> DiskSpec:
             return replace(desired, backend=Backend.LOOP if part else Backend.BLOCK)
         case _:
             return desired
+
+
+def _hung(attached: Attached) -> str:
+    return (
+        f"{attached.server} behind {attached.device_path} runs, has requests to do and does not answer; look whether "
+        "it is stopped (kill -CONT lets it go on) or the storage under its image hangs. It is not killed, since what it "
+        "has not written yet would be lost"
+    )
 
 
 def _plan_without_source(desired: DiskSpec | None, actual: Actual) -> Step:

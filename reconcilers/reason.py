@@ -213,6 +213,12 @@ class Reason(StrEnum):
         "Let go of the device (see in_use); it is rebuilt when nobody holds it.",
         True,
     )
+    SERVER_HUNG = (
+        "ServerHung",
+        "The disk's server runs and does not answer: reads and writes wait.",
+        "Let a stopped server go on (kill -CONT), or mend the storage under its image; the disk goes on then.",
+        True,
+    )
     NO_LOOP_DEVICE = (
         "NoLoopDevice",
         "The kernel gave no free loop device.",

@@ -24,6 +24,9 @@ from reconcilers.spec import Backend, DiskKey, DiskSpec
 from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Limits
 
+ANSWER_SECONDS = 2.0
+"""How long a server may take to answer that it is there; it takes a millisecond."""
+
 
 class BlktapReconciler:
     """Images of any format through a qemu-storage-daemon each."""
@@ -119,6 +122,11 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         if key not in self._watches and tap.alive():
             self._watch(key, tap.process_id())
+
+    async def hangs(self, key: DiskKey) -> bool:
+        """Whether the disk's server runs and does not answer."""
+        tap = TapFolder.of(self._taps, key)
+        return await asyncio.to_thread(tap.alive) and not await storage_daemon.answers(tap, within=ANSWER_SECONDS)
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""

@@ -119,6 +119,16 @@ async def ready(tap: TapFolder, *, within: float) -> None:
         raise DiskError(Reason.SERVER_FAILED, message)
 
 
+async def answers(tap: TapFolder, *, within: float) -> bool:
+    """Whether the server's main loop, which all requests go through, answers within so many seconds."""
+    try:
+        async with asyncio.timeout(within):
+            await _execute(tap, "query-block-exports")
+    except (QMPError, OSError, EOFError, TimeoutError):
+        return False
+    return True
+
+
 async def stop(tap: TapFolder, *, within: float) -> None:
     """Ask the server to flush and end, and wait until it has. The device over its export is gone by now.
 
