@@ -132,8 +132,8 @@ def effective(desired: DiskSpec, source: Source) -> DiskSpec:
 def _hung(attached: Attached) -> str:
     return (
         f"{attached.server} behind {attached.device_path} runs, has requests to do and does not answer; look whether "
-        "it is stopped (kill -CONT lets it go on) or the storage under its image hangs. It is not killed, since what it "
-        "has not written yet would be lost"
+        "it is stopped (kill -CONT lets it go on) or the storage under its image hangs. It is not killed, since what "
+        "it has not written yet would be lost"
     )
 
 
