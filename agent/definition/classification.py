@@ -67,7 +67,10 @@ _ROWS = (
     _honoured(
         "driver/@io", "blktap: all, native with cache none or directsync; loop: native with cache none, else threads"
     ),
-    _honoured("driver/@discard", "loop, blktap (QEMU before 8.0: raw files only): what is discarded is given back, unless ignore"),
+    _honoured(
+        "driver/@discard",
+        "loop, blktap (QEMU before 8.0: raw files only): what is discarded is given back, unless ignore",
+    ),
     _honoured("driver/@detect_zeroes", "blktap: whether zeroes are looked for in what is written"),
     *(_honoured(f"iotune/{name}", "blktap: a limit of the disk's own") for name in LIMITS),
     _honoured("source/@file", "the image"),

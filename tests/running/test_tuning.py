@@ -38,9 +38,10 @@ LOOP, TAP, QCOW2 = "name='loop'", "name='tap2' type='aio'", "name='tap2' type='q
 
 def bring_up(bench: Bench, text: str, step: str = "attach", *, lacking: Sequence[str] = (), **fields: object) -> Any:
     """Push vm1 with this disk, and wait until `step` has brought it to this state; returns the disk's status."""
-    before = len(steps(bench))
+    before, old = len(steps(bench)), bench.disk("vm1", "vda").get("diskseq")
     bench.push("vm1", domain("vm1", text))
     bench.until(lambda: step in steps(bench)[before:])
+    bench.until(lambda: step == "tune" or bench.disk("vm1", "vda").get("diskseq") != old)
     bench.until_status("vm1", "vda", phase="Up", unhonoured=sorted(lacking), **fields)
     return bench.disk("vm1", "vda")
 
