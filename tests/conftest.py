@@ -25,6 +25,11 @@ def _lacking() -> list[str]:
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the tests under fire go on."""
+    parser.addoption("--restarts", default=12, help="how often tests/fire kills the agent under its writers")
+
+
 @pytest.fixture(scope="session")
 def host_parts() -> None:
     """The kernel's drivers and the servers: their lack fails the run in CI, and is a reason to skip elsewhere."""
