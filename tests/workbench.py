@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -36,6 +36,15 @@ FOLDER_PREFIX = f"tapster-{os.getpid()}-"
 """All that this run of tests makes on the host names such a folder, and that is how it is found."""
 
 
+class Process(Protocol):
+    """What a bench needs of its agent, however it was started."""
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Bench:
     """One host: an agent, its broker, its folders, and an operator's ear on the bus."""
 
@@ -52,15 +61,20 @@ class Bench:
         self.messages: list[tuple[str, bytes]] = []
         self.config = folder / "tapster.toml"
         self.config.write_text(_settings(self, settings))
-        self._agent: subprocess.Popen[bytes] | None = None
+        self._agent: Process | None = None
+        self._starts_before = 0
         self._ear = self._listen()
 
     # The agent.
 
     def start(self) -> None:
         """Start the agent; it may not have begun to work yet."""
+        self._starts_before = len(self._starts()[0])
+        self._agent = self._launch()
+
+    def _launch(self) -> Process:
         with self.log.open("ab") as log:
-            self._agent = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-c", "from agent.cli.app import main; main()", "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
@@ -99,12 +113,14 @@ class Bench:
         """Wait until the newest run of the agent says that it is in step with the bus."""
 
         def synced() -> bool:
-            lines = [line["event"] for line in self.log_lines()]
-            started = max((i for i, event in enumerate(lines) if event == "started"), default=len(lines))
-            return "everything retained has arrived" in lines[started:]
+            starts, lines = self._starts()
+            return len(starts) > self._starts_before and "everything retained has arrived" in lines[starts[-1] :]
 
-        count = sum(line["event"] == "started" for line in self.log_lines())
-        self.until(lambda: sum(line["event"] == "started" for line in self.log_lines()) >= max(1, count) and synced())
+        self.until(synced)
+
+    def _starts(self) -> tuple[list[int], list[str]]:
+        lines = [line["event"] for line in self.log_lines()] if self.log.exists() else []
+        return [number for number, event in enumerate(lines) if event == "started"], lines
 
     # The bus.
 
@@ -208,7 +224,12 @@ class Bench:
 
     def mounts(self) -> list[Path]:
         """This bench's FUSE mounts."""
-        return [path for path in self.runtime.glob("taps/*/export") if is_mount_point(path)]
+        return [path for path in self._exports() if is_mount_point(path)]
+
+    def _exports(self) -> list[Path]:
+        return [
+            tap / "export" for tap in self.runtime.glob("taps/*")
+        ]  # glob itself fails on the mount of a dead server
 
     def assert_clean(self) -> None:
         """Nothing of this bench's is left on the host."""
@@ -236,6 +257,8 @@ class Bench:
                 os.kill(pid, signal.SIGKILL)
         for tap in self.runtime.glob("taps/*"):  # and not "taps/*/export": a dead mount is nothing to look at
             unmount_lazily(tap / "export")
+        for mount in self._exports():
+            unmount_lazily(mount)
 
     def _is_ours(self, device: control.LoopDevice) -> bool:
         if device.tag:
