@@ -308,10 +308,17 @@ def belongings() -> set[str]:
     """Loop devices, FUSE mounts and storage daemons on this host that any bench of this run has made."""
     mark = f"{tempfile.gettempdir()}/{FOLDER_PREFIX}"
     files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in control.bound_minors()}
-    loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in file.read_text()}
+    loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in _text_if_there(file)}
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     fuse = {words[1] for words in mounts if words[2].startswith("fuse") and mark in words[1]}
     return loops | fuse | {f"process {pid}" for pid, words in storage_daemons() if mark in words}
+
+
+def _text_if_there(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # others on this host take their devices down meanwhile
+        return ""
 
 
 def domain(guest: str, *disks: str) -> str:
