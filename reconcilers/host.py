@@ -255,13 +255,18 @@ class Host:
         if self._files:
             self._files.tell_of_release(key, device_path)
 
+    def tell_of_writer(self, key: DiskKey) -> None:
+        """Report a change once somebody has written the disk's source."""
+        if self._files:
+            self._files.tell_of_writer(key)
+
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
         attached = self._attached(key)
         stray_link = self.paths.read(key) if attached is None else None
         if self._files:
             length_matters = attached is not None and attached.backend is Backend.LOOP
             source = Path(source_path) if source_path else None
-            self._files.follow(key, source, missing=attached is None, length_matters=length_matters)
+            self._files.follow(key, source, length_matters=length_matters)
         return Actual(_look(source_path) if source_path else None, attached, stray_link)
 
     def _attached(self, key: DiskKey) -> Attached | None:
@@ -299,8 +304,10 @@ class Host:
             case Tune(spec, attached):
                 await self._by_backend[attached.backend].tune(spec)
             case Replace(spec, attached):
-                if attached.backend is Backend.BLOCK and not attached.server_alive:
-                    await self._block.detach(key)  # what its link names is somebody else's by now
+                if not attached.server_alive:
+                    # Nothing but errors comes from it, and what a block disk's link names is somebody else's by now, so
+                    # it goes even if what shall take its place can't be had.
+                    await self._by_backend[attached.backend].detach(key)
                 async with self._device_for(spec):
                     return await self._backend(spec).attach(spec, replacing=self._by_backend[attached.backend])
             case Detach(attached):

@@ -182,6 +182,20 @@ def test_a_killed_tap_that_nobody_uses_comes_up_again_by_itself(host: Bench) -> 
     assert len(set(host.servers()) - servers) == 1
 
 
+def test_a_killed_tap_goes_though_the_image_in_its_place_can_not_be_had(host: Bench) -> None:
+    servers = set(host.servers())
+    old, taken = host.image("dead.old"), host.image("dead.taken")
+    host.push_disks("dead", tap_disk("vda", old))
+    host.until_phase("dead", "vda", "Up")
+    with foreign_loop(taken):
+        host.push_disks("dead", tap_disk("vda", taken))
+        host.until(lambda: (host.disk("dead", "vda")["error"] or {}).get("reason") == "SourceInUse")
+        os.kill((set(host.servers()) - servers).pop(), signal.SIGKILL)
+        host.until(lambda: host.disk("dead", "vda")["phase"] == "Refused" and not host.disk("dead", "vda")["diskseq"])
+        assert not host.stable("dead", "vda").is_symlink()
+    host.until_phase("dead", "vda", "Up")
+
+
 def test_three_hundred_guests_at_once(host: Bench) -> None:
     images = [host.image(f"many-{number}.img") for number in range(300)]
     for number, image in enumerate(images):
