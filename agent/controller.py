@@ -52,6 +52,9 @@ class DiskHost(Protocol):
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
         """Report a change when somebody lets go of the device."""
 
+    def tell_of_writer(self, key: DiskKey) -> None:
+        """Report a change when somebody has written the disk's source."""
+
     async def apply(self, step: Step, key: DiskKey) -> str | None:
         """Carry out a step; returns a warning or None."""
 
@@ -187,6 +190,8 @@ class Controller:
                 report = of_failure(failure, await self._attached(key))
             if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
                 self._host.tell_of_release(key, report.attached.device_path)
+            if report.phase is Phase.REFUSED and not report.reason.transient:
+                self._host.tell_of_writer(key)
             report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at, began=began)
             self._report(key, self._scheduled(key, report))
 

@@ -103,8 +103,12 @@ async def _claim_from(replacing: Reconciler, spec: DiskSpec, image: OpenSource) 
 def _open_and_check(spec: DiskSpec, stack: ExitStack, *, claimed: bool) -> CheckedSource:
     if spec.source is None or spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
-    image = stack.enter_context(open_source(spec.source, writable=not spec.read_only))
-    warning = check_header(image.part(spec.slice_offset, spec.slice_size), spec.format)
+    fmt, offset, size = spec.format, spec.slice_offset, spec.slice_size
+    image, warning = stack.enter_context(
+        open_source(
+            spec.source, writable=not spec.read_only, inspect=lambda found: check_header(found.part(offset, size), fmt)
+        )
+    )
     if claimed:
         claim(image, spec)
     return CheckedSource(image, warning)

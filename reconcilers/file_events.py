@@ -43,7 +43,7 @@ class FileEvents:
         self._images: dict[Path, Watch] = {}
         self._disks: dict[Path, set[DiskKey]] = {}
         self._sources: dict[DiskKey, Path] = {}
-        self._missing: set[DiskKey] = set()
+        self._refused: set[DiskKey] = set()
         self._releases: dict[DiskKey, Watch] = {}
 
     def __enter__(self) -> Self:
@@ -65,20 +65,19 @@ class FileEvents:
         os.close(self._mounts)
         self._inotify.close()
 
-    def follow(self, key: DiskKey, source: Path | None, *, missing: bool, length_matters: bool) -> None:
+    def follow(self, key: DiskKey, source: Path | None, *, length_matters: bool) -> None:
         """Tell when something happens to a disk's source from now on, instead of what was followed for it before.
 
         Args:
             key: The disk.
             source: Its source as the definition names it; None follows nothing any more.
-            missing: The disk is not there, maybe for want of its image: tell also when a writer is done with it.
             length_matters: The file's length is the disk's.
         """
         with self._guard:
             before = self._sources.get(key)
             if before is not None and before != source:
                 self._leave(key, before)
-            (self._missing.add if missing else self._missing.discard)(key)
+            self._refused.discard(key)
             if source is None:
                 return
             self._sources[key] = source
@@ -91,6 +90,11 @@ class FileEvents:
         """Tell once when somebody closes the device or a mount changes. To be armed after our own last look at it."""
         with suppress(OSError):
             self._releases[key] = self._inotify.add_watch(Path(device_path), _RELEASE)
+
+    def tell_of_writer(self, key: DiskKey) -> None:
+        """Tell when somebody who wrote the disk's source is done with it: it was refused for what is in it."""
+        with self._guard:
+            self._refused.add(key)
 
     def forget_release(self, key: DiskKey) -> None:
         """Don't tell any more: we are about to open and close the device ourselves."""
@@ -134,8 +138,8 @@ class FileEvents:
         watch, path = event.watch, event.path
         if watch is None or path is None:
             return
-        for key in [key for key, armed in self._releases.items() if armed is watch]:
-            del self._releases[key]
+        for key in [key for key, armed in list(self._releases.items()) if armed is watch]:
+            self._releases.pop(key, None)
             self._on_event(key, Trigger.KERNEL)
         with self._guard:
             if event.mask & Mask.IGNORED:  # the watched file itself is gone
@@ -145,7 +149,7 @@ class FileEvents:
                 self._drop(self._images, path)  # it is on the former file of that name
             keys = set(self._disks.get(path, ()))
             if event.mask & Mask.CLOSE_WRITE:  # our own attaching closes the image too
-                keys &= self._missing
+                keys &= self._refused
         for key in keys:
             self._on_event(key, Trigger.IMAGE)
 

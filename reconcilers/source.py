@@ -6,13 +6,16 @@ The path is resolved one single time; every later step uses the descriptor.
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from reconcilers.actual import FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.reason import Reason
+
+T = TypeVar("T")
 
 SECTOR = 512
 
@@ -63,19 +66,37 @@ def look_at(path: str) -> Source:
 
 
 @contextmanager
-def open_source(path: str, *, writable: bool) -> Iterator[OpenSource]:
+def open_source(path: str, *, writable: bool, inspect: Callable[[OpenSource], T]) -> Iterator[tuple[OpenSource, T]]:
     """Open `path` for data and keep it open for the length of the block.
+
+    Args:
+        path: Resolved once.
+        writable: Open it for writing too.
+        inspect: Reads the source first, open for reading only: a file that was open for writing tells those who watch
+            it when it is closed, and we watch images that were refused for what is in them.
+
+    Returns:
+        The open source, and what `inspect` made of it.
 
     Raises:
         DiskError: As `look_at`, and ReadOnlySource where a writable disk was asked for and can't be had.
     """
-    with _pinned(path) as (pin, source):
-        # O_NONBLOCK: a device that waits for a medium must not hang us; it has no effect on regular files.
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        try:
-            fd = os.open(f"/proc/self/fd/{pin}", flags)
-        except OSError as error:
-            raise _opening_failed(path, error, writable=writable) from error
+    with ExitStack() as stack:
+        with _pinned(path) as (pin, source):
+            with _reopened(path, pin, source, writable=False) as readable:
+                found = inspect(readable)
+            image = stack.enter_context(_reopened(path, pin, source, writable=writable))
+        yield image, found
+
+
+@contextmanager
+def _reopened(path: str, pin: int, source: Source, *, writable: bool) -> Iterator[OpenSource]:
+    # O_NONBLOCK: a device that waits for a medium must not hang us; it has no effect on regular files.
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        fd = os.open(f"/proc/self/fd/{pin}", flags)
+    except OSError as error:
+        raise _opening_failed(path, error, writable=writable) from error
     try:
         yield OpenSource(path, fd, source)
     finally:

@@ -41,6 +41,7 @@ _CONFIG = struct.Struct("=2I5Q4I64s64s32s2Q8Q")  # struct loop_config: fd, block
 # ENOENT). Any other errno is about the image or the request, and final.
 _TRY_ANOTHER = {errno.EBUSY, errno.EAGAIN, errno.ENXIO, errno.ENODEV, errno.ENOENT}
 _ATTEMPTS = 64
+_STALE_AFTER = 8  # numbers lost in a row: others have taken many since they were looked at
 
 
 class LoopFlags(IntFlag):
@@ -173,7 +174,9 @@ def attach(
         *(backing_fd, block_size, 0, 0, 0, offset, size_limit, 0, 0, 0, int(wanted)),
         *(bytes(tag), b"", b"", 0, 0, *[0] * 8),
     )
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        if attempt and attempt % _STALE_AFTER == 0:
+            numbers.learn()
         minor = numbers.take()
         try:
             with _opened(node(minor), os.O_RDONLY if read_only else os.O_RDWR) as device_fd:

@@ -31,8 +31,8 @@ def create(path: Path, fmt: str, *options: str) -> Path:
 
 
 def check(path: Path, declared: Format) -> str | None:
-    with open_source(str(path), writable=False) as image:
-        return check_header(image, declared)
+    with open_source(str(path), writable=False, inspect=lambda image: check_header(image, declared)) as (_, warning):
+        return warning
 
 
 def reason(path: Path, declared: Format) -> Reason:

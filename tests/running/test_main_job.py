@@ -214,3 +214,17 @@ def test_a_disk_is_taken_down_when_it_is_let_go_of(slow_bench: Bench) -> None:
     finally:
         subprocess.run(["umount", mount], check=True)
     bench.until_phase("vm1", "vda", "Down")
+
+
+def test_a_refused_image_is_looked_at_again_when_it_was_written_and_not_before(slow_bench: Bench) -> None:
+    bench = slow_bench
+    image = bench.image("a.img")
+    bench.push_disks("vm1", tap_disk("vda", image, "qcow2"))
+    bench.until_phase("vm1", "vda", "Refused")
+    for number in range(5):  # time for our own looking to set off another look, and so on
+        bench.push_disks(f"other{number}", loop_disk("vda", bench.image(f"{number}.img")))
+        bench.until_guest(f"other{number}", "Up")
+    refused = bench.disk("vm1", "vda")
+    assert (refused["error"]["reason"], refused["attempts"]) == ("FormatMismatch", 1)
+    image.write_bytes(bench.formatted("b.qcow2", "qcow2").read_bytes())
+    bench.until_phase("vm1", "vda", "Up")
