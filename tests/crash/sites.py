@@ -53,6 +53,8 @@ def _has_effect(call: ast.Call) -> bool:
             names = {node.attr for node in words if isinstance(node, ast.Attribute)}
             modes = {str(node.value) for node in words if isinstance(node, ast.Constant)}
             return "O_CREAT" in names or bool(modes & {"w", "wb", "a", "ab", "x", "xb", "r+b"})
+        case ast.Name(id="_execute"):  # a question to a server is none
+            return not any(isinstance(arg, ast.Constant) and str(arg.value).startswith("query-") for arg in call.args)
         case ast.Attribute(attr=name) | ast.Name(id=name):
             return name in _EFFECTS
     return False
