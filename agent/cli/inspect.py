@@ -105,16 +105,18 @@ def _finding_as_json(finding: Finding) -> dict[str, str]:
 
 def _print_tables(inspected: list[_Inspected]) -> None:
     # rich takes longer to import than a definition to parse, and only this output needs it
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    from agent.cli.tables import console  # noqa: PLC0415
+
+    out, err = console(), console(stderr=True)
     for found in inspected:
         if isinstance(found.outcome, GuestDefinition):
-            title = Text(_printable(f"{found.outcome.name} ({found.file})"), style="bold")
-            table = Table("target", "device", "backend", "format", "mode", "source", "remarks", title=title)
-            table.title_justify = "left"
+            out.print(Text(_printable(f"{found.outcome.name} ({found.file})"), style="bold"))
+            table = Table(
+                "TARGET", "DEVICE", "BACKEND", "FORMAT", "MODE", "SOURCE", "REMARKS", box=None, pad_edge=False
+            )
             for disk in found.outcome.disks:
                 table.add_row(*(Text(_printable(cell), overflow="fold") for cell in _cells(disk)))
             out.print(table)
