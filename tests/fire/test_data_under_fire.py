@@ -93,7 +93,7 @@ def test_no_acknowledged_write_is_lost_while_the_agent_is_killed(bench: Bench, r
     )
     bench.until_guest("vm1", "Up")
     servers, seed = bench.servers(), random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown if the test fails
+    print(f"seed {seed}")
     with ExitStack() as stack:
         writers = [
             stack.enter_context(writing(bench, target, image, fmt, stream))
@@ -105,7 +105,7 @@ def test_no_acknowledged_write_is_lost_while_the_agent_is_killed(bench: Bench, r
     assert bench.servers() == servers
     nothing_was_made_anew(bench)
     data_is_there(bench, writers)
-    print({writer.target: len(writer.journal.read_bytes().splitlines()) for writer in writers}, "acknowledged")  # noqa: T201
+    print({writer.target: len(writer.journal.read_bytes().splitlines()) for writer in writers}, "acknowledged")
 
 
 def kill_again_and_again(bench: Bench, writers: list[Writer], restarts: int, dice: random.Random) -> None:
