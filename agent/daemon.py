@@ -197,6 +197,7 @@ class Daemon:
             outcomes = await self._in_store_thread(lambda: self._intake.take(messages))
         except StoreError as error:
             self._reporter.host_condition(ConditionType.STORED, Reason.STORE_FAILED, str(error))
+            self._reporter.show_host()
             raise
         self._reporter.host_condition(ConditionType.STORED, None, "documents are durable before they count")
         for outcome in self._put(outcomes):

@@ -207,6 +207,10 @@ class Reporter:
 
     def _publish_host(self) -> None:
         self._host_flush = None
+        self.show_host()
+
+    def show_host(self) -> None:
+        """Publish the host's status now."""
         if self._bus is not None:
             self._bus.publish_retained(self._topics.host_status, self.host_status().model_dump_json().encode())
 

@@ -208,6 +208,10 @@ class BusSession:
             except asyncio.CancelledError:
                 await self._farewell(connection)
                 raise
+            except BaseExceptionGroup as errors:
+                if isinstance(_first(errors), HandlerError):
+                    await self._flush(connection)  # why, for one: while the handler fails no session gets to publish
+                raise
             finally:
                 self._connection = None
 
@@ -335,11 +339,14 @@ class BusSession:
         except DeniedError as error:
             self._report_denied(publication.topic, error)
 
-    async def _farewell(self, connection: Connection) -> None:
-        with suppress(TimeoutError, aiomqtt.MqttError):
+    async def _flush(self, connection: Connection) -> None:
+        with suppress(TimeoutError, aiomqtt.MqttError, ExceptionGroup):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 while self._outbox:
                     await self._publish_batch(connection)
+
+    async def _farewell(self, connection: Connection) -> None:
+        await self._flush(connection)
         with suppress(TimeoutError, aiomqtt.MqttError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._say(connection, "offline")
