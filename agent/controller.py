@@ -184,6 +184,10 @@ class Controller:
                 report = await self._converge(key)
             except DiskError as error:
                 report = of_failure(error, await self._attached(key))
+            except OSError as error:  # what nobody foresaw is mostly a host that lacks something: room, descriptors
+                log.warning("the host refused", exc_info=True)
+                failure = DiskError(Reason.KERNEL_ERROR, f"{error} (errno {error.errno})")
+                report = of_failure(failure, await self._attached(key))
             except Exception as error:
                 log.exception("a defect in the agent; the disk stays as it is")
                 failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")

@@ -117,7 +117,10 @@ def _pinned(path: str) -> Iterator[tuple[int, Source]]:
 
 
 def _describe(path: str, pin: int) -> Source:
-    facts = os.fstat(pin)
+    try:
+        facts = os.fstat(pin)
+    except OSError as error:  # opened by name alone: only now is a FUSE file's server asked, which may be dead
+        raise _opening_failed(path, error, writable=False) from error
     if stat.S_ISREG(facts.st_mode):
         source = Source(kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size)
     elif stat.S_ISBLK(facts.st_mode):

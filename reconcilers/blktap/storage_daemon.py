@@ -79,15 +79,18 @@ async def spawn(tap: TapFolder, image_fd: int, *, within: float) -> int:
         stack.callback(os.close, lock_fd)
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         log = stack.enter_context(tap.log.open("ab"))
-        process = await asyncio.to_thread(
-            subprocess.Popen,
-            _command(tap, image_fd, listener.fileno()),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(image_fd, listener.fileno(), lock_fd),
-            start_new_session=True,  # a signal to the agent's group is not for its taps
-        )
+        try:
+            process = await asyncio.to_thread(
+                subprocess.Popen,
+                _command(tap, image_fd, listener.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(image_fd, listener.fileno(), lock_fd),
+                start_new_session=True,  # a signal to the agent's group is not for its taps
+            )
+        except OSError as error:  # no program any more, or the kernel gives no process
+            raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} can't be started: {error}") from error
     try:
         await ready(tap, within=within)
     except BaseException:
