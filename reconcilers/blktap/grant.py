@@ -18,19 +18,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-def grant(spec: DiskSpec, image: OpenSource, *, exact: bool) -> Tuning:
+def grant(spec: DiskSpec, image: OpenSource, *, exact: bool, through: bool) -> Tuning:
     """What of a spec's tuning can be had for its image.
 
     Args:
         spec: For the blktap backend.
         image: Open as it will be served.
         exact: A hole that is punched into the server's export reads as zeroes in every format.
+        through: The server flushes every write when told to.
     """
     granted = possible(spec.tuning, Backend.BLKTAP)
-    if granted.discard and not spec.read_only and not exact:
+    if granted.discard and not spec.read_only:
         # The kernel punches holes where a guest wants zeroes, so where they are not exact there must be none.
         raw_file = spec.format is Format.AIO and image.source.kind is SourceKind.FILE
-        granted = replace(granted, discard=raw_file and _punches_holes(image))
+        granted = replace(granted, discard=_punches_holes(image) if raw_file else exact)
+    if granted.cache.through and not through:
+        granted = replace(granted, cache=Cache.NONE if granted.cache.direct else Cache.WRITEBACK)
     if granted.cache.direct and not _opens_direct(image.fd):
         cache = Cache.WRITETHROUGH if granted.cache.through else Cache.WRITEBACK
         granted = replace(granted, cache=cache, io=Aio.THREADS if granted.io is Aio.NATIVE else granted.io)

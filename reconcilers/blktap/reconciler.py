@@ -157,6 +157,7 @@ class BlktapReconciler:
         if spec.format is None:
             raise AssertionError(f"{spec.key} has no format")
         exact = storage_daemon.punches_exactly(self._server_version)
+        through = storage_daemon.flushes_every_write(self._server_version)
         tap.prepare(
             TapRecord(
                 guest=spec.key.guest,
@@ -170,7 +171,7 @@ class BlktapReconciler:
                 slice_size=spec.slice_size,
                 server=self._server_version,
                 asked=spec.tuning,
-                tuning=grant(spec, image, exact=exact),
+                tuning=grant(spec, image, exact=exact, through=through),
             )
         )
         return tap

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from signal import SIGKILL
 
+import aiomqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 
@@ -152,10 +153,8 @@ async def test_requests_are_answered_and_a_failing_one_harms_nothing(broker: Bro
         await until(lambda: agent.synced)
         await ask(operator, b"fail", inbox)
         async with outsider(broker, name="careless") as careless:
-            # Mosquitto 2.0.11 passes this on, and 2.0.21 throws its sender out, who then waits in vain.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await ask(careless, b"astray", "a/+/b")
+            with suppress(aiomqtt.MqttError):  # mosquitto 2.0.11 passes this on, and 2.0.21 throws its sender out
+                await ask(careless, b"astray", "a/+/b")
         await ask(operator, b"good", inbox)
         (reply,) = await operator.batch()
         assert Message.received(reply).payload == TOPICS.command("plan").encode() + b" good"

@@ -1,5 +1,6 @@
 """The broker is away, dies, forgets or goes back in time: disks stay, and all is told again when it is back."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def test_without_a_broker_everything_comes_up_from_the_store(own: tuple[Bench, B
     for device in host.loops():
         subprocess.run(["losetup", "-d", device.path], check=True)
     for pid in host.servers():
-        subprocess.run(["kill", str(pid)], check=True)
+        os.kill(pid, signal.SIGTERM)
     host.until(lambda: not host.loops() and not host.servers())
     shutil.rmtree(host.runtime)
     host.start()
