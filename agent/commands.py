@@ -11,6 +11,7 @@ from agent.definition import DocumentRejected, Limits, parse_domain
 from agent.events import Cause, FindingData
 from agent.preview import GuestPlan, preview
 from agent.reporter import Reporter
+from reconcilers.errors import DiskError
 from reconcilers.host import Host
 
 
@@ -39,7 +40,10 @@ class Commands:
             case CommandTopic(_, "plan"):
                 return _json(await self._plan(request))
             case CommandTopic(_, "resync"):
-                await self._resync(Cause.COMMAND)
+                try:
+                    await self._resync(Cause.COMMAND)
+                except (DiskError, OSError) as error:
+                    return json.dumps({"error": f"the host could not be looked over: {error}"}).encode()
                 return json.dumps({"host": self._topics.host, "resync": "started"}).encode()
             case CommandTopic(_, "status"):
                 return self._status()

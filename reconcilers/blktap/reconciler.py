@@ -121,7 +121,8 @@ class BlktapReconciler:
         """Be told when the server of a disk that an earlier agent brought up ends."""
         tap = TapFolder.of(self._taps, key)
         if key not in self._watches and tap.alive():
-            self._watch(key, tap.process_id())
+            with suppress(DiskError):  # it is being started, and then watched, or ending at this moment
+                self._watch(key, tap.process_id())
 
     async def hangs(self, key: DiskKey) -> bool:
         """Whether the disk's server runs and does not answer."""

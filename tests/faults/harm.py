@@ -1,0 +1,139 @@
+"""What is done to a host in these tests: disks that fill up, storage that fails, limits. All of it is taken back."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from reconcilers.mounts import is_mount_point, unmount_lazily
+from tests.workbench import PATIENCE, Bench
+
+FILES_AT_MOST = 1000
+"""More inodes than a small disk has that is to have none left."""
+
+
+@contextmanager
+def small_disk(folder: Path, *options: str) -> Iterator[Path]:
+    """A tmpfs on a folder, unmounted even if somebody has it open."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tapster-test", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small tmpfs is not allowed here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        unmount_lazily(folder)
+
+
+def fill(folder: Path) -> Path:
+    """Leave neither a block nor an inode in the file system of a folder; what takes the room is in the one returned."""
+    ballast = folder / "ballast"
+    ballast.mkdir()
+    with (ballast / "blocks").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    with suppress(OSError):
+        for number in range(FILES_AT_MOST):
+            (ballast / str(number)).touch()
+    return ballast
+
+
+def free(ballast: Path) -> None:
+    """Give back what `fill` took."""
+    shutil.rmtree(ballast)
+
+
+class FuseFile:
+    """A file that a process of its own serves from another file: storage that can fail, vanish and come back."""
+
+    def __init__(self, mount_point: Path, below: Path) -> None:
+        self._mount_point = mount_point
+        self._below = below
+        self._server: subprocess.Popen[bytes] | None = None
+        mount_point.touch()
+
+    def serve(self, *, failing_writes: bool = False) -> None:
+        """Serve it; with failing writes, each of them gets EIO."""
+        fault = {"event": "none", "iotype": "write" if failing_writes else "discard", "errno": errno.EIO, "once": False}
+        nodes = [
+            {"driver": "file", "node-name": "below", "filename": str(self._below), "locking": "off"},
+            {"driver": "raw", "node-name": "raw", "file": "below"},
+            {"driver": "blkdebug", "node-name": "top", "image": "raw", "inject-error": [fault]},
+        ]
+        export = {"type": "fuse", "id": "x", "node-name": "top", "mountpoint": str(self._mount_point), "writable": True}
+        options = [word for node in nodes for word in ("--blockdev", json.dumps(node))]
+        self._server = subprocess.Popen(["qemu-storage-daemon", *options, "--export", json.dumps(export)])
+        deadline = time.monotonic() + PATIENCE
+        while not is_mount_point(self._mount_point):
+            assert self._server.poll() is None, "the server of the FUSE file ended"
+            assert time.monotonic() < deadline, "the FUSE file is not mounted"
+            time.sleep(0.01)
+
+    def die(self) -> None:
+        """Kill its server, which leaves a mount that answers nothing."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait()
+
+    def clear(self) -> None:
+        """Kill its server and take the mount away."""
+        self.die()
+        unmount_lazily(self._mount_point)
+
+
+@contextmanager
+def fuse_file(mount_point: Path, size: int, *, failing_writes: bool = False) -> Iterator[FuseFile]:
+    """A file on FUSE, for the length of the block."""
+    with tempfile.NamedTemporaryFile(prefix="tapster-below-") as below:
+        below.truncate(size)
+        file = FuseFile(mount_point, Path(below.name))
+        try:
+            file.serve(failing_writes=failing_writes)
+            yield file
+        finally:
+            file.clear()
+
+
+@contextmanager
+def no_free_descriptor(pid: int) -> Iterator[None]:
+    """The process gets no new file descriptor, and keeps those that it has."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def write_through(device: Path, content: bytes) -> None:
+    """Write to a device as a guest does, past the host's cache of the device, and have it on the disk."""
+    with device.open("r+b", buffering=0) as file:
+        assert file.write(content) == len(content)
+        os.fsync(file.fileno())
+
+
+def agent_pid(bench: Bench) -> int:
+    """The process id of the bench's agent, which has its runtime folder locked."""
+    held = (bench.runtime / "agent.lock").stat()
+    mark = f":{held.st_ino} "
+    for line in Path("/proc/locks").read_text().splitlines():
+        if mark in line:
+            return int(line.split()[4])
+    raise AssertionError("no agent has the runtime folder")
+
+
+def host_condition(bench: Bench, kind: str) -> dict[str, object]:
+    """The newest condition of that type of the host itself; empty if there is none."""
+    statuses = [json.loads(payload) for topic, payload in bench.messages if topic == f"{bench.topics}/status/host"]
+    conditions = statuses[-1]["conditions"] if statuses else []
+    return next((one for one in conditions if one["type"] == kind), {})

@@ -1,0 +1,145 @@
+"""The host runs out of something: what is up stays, the status says what is lacking, and all recovers by itself."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker import Broker
+from tests.faults.harm import agent_pid, fill, free, host_condition, no_free_descriptor, small_disk
+from tests.workbench import Bench, domain, loop_disk, tap_disk
+from tests.workbench import bench as running_bench
+
+SERVER = "qemu-storage-daemon"
+
+
+def two_disks(bench: Bench, name: str) -> list[str]:
+    return [loop_disk("vda", bench.image(f"{name}1.img")), tap_disk("vdb", bench.image(f"{name}2.img"))]
+
+
+def identities(bench: Bench, guest: str) -> list[tuple[str, int]]:
+    return [(disk["device_path"], disk["diskseq"]) for disk in bench.statuses[guest]["disks"]]
+
+
+def until_failed(bench: Bench, guest: str, words: str) -> None:
+    """Wait until every disk of a guest says that it is not up, and why in these words."""
+
+    def failed() -> bool:
+        errors = [disk["error"] for disk in bench.statuses.get(guest, {}).get("disks", [])]
+        return bool(errors) and all(error and words in error["message"] for error in errors)
+
+    bench.until(failed)
+    reasons = {disk["error"]["reason"] for disk in bench.statuses[guest]["disks"]}
+    assert "InternalError" not in reasons
+
+
+def test_without_a_free_descriptor_disks_say_so_and_come_up_when_there_are_some(bench: Bench) -> None:
+    bench.push_disks("vm1", *two_disks(bench, "a"))
+    bench.until_guest("vm1", "Up")
+    before = identities(bench, "vm1")
+    with no_free_descriptor(agent_pid(bench)):
+        bench.push_disks("vm2", *two_disks(bench, "b"))
+        until_failed(bench, "vm2", "Too many open files")
+        bench.resync()
+        bench.push_disks("vm1", *two_disks(bench, "a"))
+    bench.until_guest("vm2", "Up")
+    bench.resync()
+    bench.until(lambda: bench.statuses["vm1"]["phase"] == "Up" and identities(bench, "vm1") == before)
+    assert bench.running
+
+
+def test_a_full_runtime_folder_is_told_and_disks_come_up_when_there_is_room(bench: Bench) -> None:
+    bench.stop()
+    with small_disk(bench.runtime, "size=1m", "nr_inodes=200"):
+        bench.start()
+        bench.wait_synced()
+        bench.push_disks("vm1", *two_disks(bench, "a"))
+        bench.until_guest("vm1", "Up")
+        before = identities(bench, "vm1")
+        ballast = fill(bench.runtime)
+        bench.push_disks("vm2", *two_disks(bench, "b"))
+        until_failed(bench, "vm2", "No space left on device")
+        bench.resync()
+        free(ballast)
+        bench.until_guest("vm2", "Up")
+        assert bench.statuses["vm1"]["phase"] == "Up"
+        assert identities(bench, "vm1") == before
+        for guest in ("vm1", "vm2"):
+            bench.absent(guest)
+            bench.until_guest(guest, "Down")
+        bench.assert_clean()
+        bench.stop()
+
+
+def test_a_full_state_folder_is_told_and_no_document_is_lost(bench: Bench) -> None:
+    bench.stop()
+    shutil.rmtree(bench.folder / "state")
+    with small_disk(bench.folder / "state", "size=1m"):
+        bench.start()
+        bench.wait_synced()
+        bench.push_disks("vm1", *two_disks(bench, "a"))
+        bench.until_guest("vm1", "Up")
+        before = identities(bench, "vm1")
+        ballast = fill(bench.folder / "state")
+        bench.push("vm2", domain("vm2", *two_disks(bench, "b"), f"<!--{'x' * 100_000}-->"))
+        bench.until(lambda: host_condition(bench, "Stored").get("reason") == "StoreFailed")
+        assert "vm2" not in bench.statuses
+        assert identities(bench, "vm1") == before
+        free(ballast)
+        bench.until_guest("vm2", "Up")
+        bench.until(lambda: host_condition(bench, "Stored").get("status") == "True")
+        bench.restart()
+        bench.until_guest("vm2", "Up")
+        assert identities(bench, "vm1") == before
+        bench.stop()
+
+
+@pytest.fixture
+def own_path(host_parts: None, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A host whose agent finds its server in `tmp_path` and nothing anywhere else."""
+    server = shutil.which(SERVER)
+    assert server is not None
+    (tmp_path / SERVER).symlink_to(server)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with running_bench(broker=broker) as host:
+            patch.undo()
+            yield host
+
+
+def replace_server(folder: Path, script: str | None) -> None:
+    (folder / SERVER).unlink(missing_ok=True)
+    if script is None:
+        return
+    (folder / SERVER).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / SERVER).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (None, "No such file or directory"),
+        ("ulimit -v 8192; exec /usr/bin/env true", "did not start"),
+        ("echo 'Cannot allocate memory' >&2; exit 1", "Cannot allocate memory"),
+    ],
+    ids=["no program", "no memory", "failing"],
+)
+def test_a_server_that_cannot_start_is_told_and_the_disk_comes_up_when_it_can(
+    own_path: Bench, tmp_path: Path, script: str | None, words: str
+) -> None:
+    bench = own_path
+    bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+    bench.until_guest("vm1", "Up")
+    before = identities(bench, "vm1")
+    server = (tmp_path / SERVER).readlink()
+    replace_server(tmp_path, script)
+    bench.push_disks("vm2", tap_disk("vda", bench.image("b.img")))
+    bench.push_disks("vm3", loop_disk("vda", bench.image("c.img")))
+    until_failed(bench, "vm2", words)
+    assert bench.disk("vm2", "vda")["error"]["reason"] == "ServerFailed"
+    bench.until_guest("vm3", "Up")
+    replace_server(tmp_path, None)
+    (tmp_path / SERVER).symlink_to(server)
+    bench.until_guest("vm2", "Up")
+    assert identities(bench, "vm1") == before
