@@ -17,7 +17,7 @@ def rows() -> list[list[str]]:
     return [row for row in cells if row != HEADINGS]
 
 
-def tests_in(file: Path) -> set[str]:
+def functions_in(file: Path) -> set[str]:
     defined = ast.walk(ast.parse(file.read_text("utf-8")))
     return {node.name for node in defined if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
@@ -31,4 +31,4 @@ def test_every_threat_has_a_test_that_exists(row: list[str]) -> None:
     for test in named:
         file, _, function = test.partition("::")
         assert function.startswith("test_"), f"write {test} as file::test_function, the file below tests/"
-        assert function in tests_in(TESTS / file), f"{test} is not there"
+        assert function in functions_in(TESTS / file), f"{test} is not there"
