@@ -259,6 +259,7 @@ def _capabilities(abilities: HostAbilities) -> Capabilities:
     return Capabilities(
         backends=abilities.backends,
         formats=tuple(sorted(abilities.formats)),
-        servers=dict(abilities.servers),
+        servers={kind: server.version for kind, server in abilities.taps.servers.items()},
+        devices=abilities.taps.devices,
         kernel=abilities.kernel,
     )

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.options import FILE_VARIABLE, PREFIX, Option, Unit, options, unknown_keys, unknown_variables
+from reconcilers.blktap.kinds import ServerKind
 from reconcilers.spec import Format
 
 DEFAULT_FILE = Path("/etc/tapster/tapster.toml")
@@ -79,7 +80,7 @@ Count = Annotated[int, BeforeValidator(_no_truth)]
 Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
 WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
 Bytes = Annotated[int, BeforeValidator(_no_truth), Unit("bytes")]
-Server = Literal["storage-daemon"]
+Server = Literal[ServerKind.STORAGE_DAEMON]
 TapFormat = Literal[Format.AIO, Format.QCOW, Format.QCOW2, Format.VHD, Format.VHDX, Format.VDI, Format.QED, Format.VMDK]
 
 
@@ -229,7 +230,7 @@ class BlktapSettings(Section):
     """User-space block servers, one process a disk."""
 
     servers: Annotated[tuple[Server, ...], BeforeValidator(_from_commas)] = Field(
-        ("storage-daemon",),
+        (ServerKind.STORAGE_DAEMON,),
         description="Servers that may be used, the preferred first. None: no blktap disks.",
     )
     start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Device, Format
 
@@ -125,11 +126,12 @@ class GuestStatus(Status):
 
 
 class Capabilities(Status):
-    """What this host can do, probed once at start."""
+    """What this host can do, probed once at start: tap servers with their versions and ways to a tap's device too."""
 
     backends: tuple[Backend, ...]
     formats: tuple[Format, ...]
-    servers: dict[str, str]
+    servers: dict[ServerKind, str]
+    devices: tuple[DeviceKind, ...] = ()
     kernel: str
 
 

@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
-from reconcilers.blktap import storage_daemon
+from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
+from reconcilers.blktap.fuse_loop import FuseLoop
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
@@ -32,10 +34,6 @@ from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
 from reconcilers.trigger import Trigger
 
-STORAGE_DAEMON = "storage-daemon"
-"""qemu-storage-daemon's name in the settings and in the capabilities."""
-
-
 STALL_SECONDS = 5.0
 """How long a request may be in flight with nothing finished before its disk is looked at."""
 
@@ -46,20 +44,23 @@ class HostAbilities:
 
     Attributes:
         missing: Why a backend is not available, for those that are not.
-        formats: What can be opened.
-        servers: Name and version of what serves disks.
+        taps: What can be had of blktap.
         kernel: The kernel's release.
     """
 
     missing: Mapping[Backend, str]
-    formats: frozenset[Format]
-    servers: Mapping[str, str]
+    taps: TapAbilities
     kernel: str
 
     @property
     def backends(self) -> tuple[Backend, ...]:
         """The backends that work here."""
         return tuple(backend for backend in Backend if backend not in self.missing)
+
+    @property
+    def formats(self) -> frozenset[Format]:
+        """What can be opened."""
+        return self.taps.formats | {Format.RAW}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +71,18 @@ class Orphan:
     device_path: str
 
 
-async def probe(servers: Collection[str], formats: frozenset[Format]) -> HostAbilities:
-    """Find out what this host can do. Opens the kernel's control nodes and asks the server for its version.
+async def probe(servers: Collection[ServerKind], formats: frozenset[Format]) -> HostAbilities:
+    """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
 
     Args:
-        servers: Names of the tap servers that the settings allow.
+        servers: The tap servers that the settings allow.
         formats: Image formats that they may serve.
     """
-    missing: dict[Backend, str] = {}
-    server = await storage_daemon.version()
-    if problem := _unopenable("/dev/loop-control"):
-        missing[Backend.LOOP] = missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe loop`"
-    if problem := _unopenable("/dev/fuse"):
-        missing[Backend.BLKTAP] = f"{problem}; load it with `modprobe fuse`"
-    if STORAGE_DAEMON not in servers:
-        missing[Backend.BLKTAP] = "the settings allow no server (blktap.servers)"
-    elif server is None:
-        missing[Backend.BLKTAP] = (
-            f"{storage_daemon.PROGRAM} is not installed; `apt-get install qemu-utils`, on Debian 12 qemu-system-common"
-        )
-    tap_formats = frozenset[Format]() if Backend.BLKTAP in missing else storage_daemon.formats() & formats
-    return HostAbilities(
-        missing=missing,
-        formats=tap_formats | {Format.RAW},
-        servers={STORAGE_DAEMON: server} if server else {},
-        kernel=platform.release(),
-    )
-
-
-def _unopenable(path: str) -> str | None:
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-    return None
+    taps = await probe_taps(servers, formats)
+    missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
+    if problem := unopenable("/dev/loop-control"):
+        missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
+    return HostAbilities(missing=missing, taps=taps, kernel=platform.release())
 
 
 class Host:
@@ -141,9 +120,9 @@ class Host:
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
             runtime / "taps",
-            self._devices,
+            abilities.taps,
+            {DeviceKind.FUSE_LOOP: FuseLoop(self._devices)},
             self.paths,
-            server_version=abilities.servers.get(STORAGE_DAEMON, storage_daemon.PROGRAM),
             patience=server_patience,
             on_server_exit=lambda key: on_change(key, Trigger.SERVER),
         )
@@ -338,7 +317,7 @@ class Host:
             raise DiskError(
                 Reason.BACKEND_UNAVAILABLE, f"{spec.key} wants {spec.backend}, and this host lacks it: {why}"
             )
-        if spec.format not in self._abilities.formats | {Format.RAW}:
+        if spec.format not in self._abilities.formats:
             message = (
                 f"{spec.key} is {spec.format}, which no server here may open (blktap.formats); convert it with qemu-img"
             )

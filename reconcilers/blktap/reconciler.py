@@ -1,23 +1,20 @@
-"""The `blktap` backend: one server process per disk, and a loop device over what it exports.
-
-The device is buffered: direct I/O on a loop device over the storage daemon's FUSE export loses writes with the
-versions that Debian 12 and 13 ship (measured with 7.2.22 and 10.0.2).
-"""
+"""The `blktap` backend: one server process per disk, and a block device made of what it exports."""
 
 import asyncio
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from reconcilers.actual import Attached
 from reconcilers.backend import Reconciler, claimed_source
-from reconcilers.blktap import storage_daemon
-from reconcilers.blktap.grant import grant
+from reconcilers.blktap.abilities import TapAbilities
+from reconcilers.blktap.device import TapDevice
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
-from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE, LoopDevices
+from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.process import ExitWatch
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec
@@ -29,25 +26,26 @@ ANSWER_SECONDS = 2.0
 
 
 class BlktapReconciler:
-    """Images of any format through a qemu-storage-daemon each."""
+    """Images of any format through a server each."""
 
     backend = Backend.BLKTAP
 
     def __init__(
         self,
         taps: Path,
-        devices: LoopDevices,
+        abilities: TapAbilities,
+        devices: Mapping[DeviceKind, TapDevice],
         paths: StablePaths,
         *,
-        server_version: str,
         patience: float,
         on_server_exit: Callable[[DiskKey], None],
     ) -> None:
         """Args as they are; `patience` is how many seconds a server may take to start or to end."""
         self._taps = taps
+        self._abilities = abilities
+        self._servers = abilities.every_server()
         self._devices = devices
         self._paths = paths
-        self._server_version = server_version
         self._patience = patience
         self._on_server_exit = on_server_exit
         self._watches: dict[DiskKey, ExitWatch] = {}
@@ -75,7 +73,7 @@ class BlktapReconciler:
         record = tap.record()
         if record is None:
             return None
-        device = self._devices.find(key)
+        device = self._devices[record.device_kind].find(key)
         return Attached(
             backend=Backend.BLKTAP,
             format=record.format,
@@ -99,7 +97,7 @@ class BlktapReconciler:
         async with claimed_source(spec, replacing) as checked:
             tap = await asyncio.to_thread(self._prepare, spec, checked.image)
             try:
-                pid = await storage_daemon.spawn(tap, checked.image.fd, within=self._patience)
+                pid = await self._server(tap).spawn(tap, checked.image.fd, within=self._patience)
             except DiskError:
                 await asyncio.to_thread(tap.remove)
                 raise
@@ -114,7 +112,7 @@ class BlktapReconciler:
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
         tap = TapFolder.of(self._taps, spec.key)
-        await storage_daemon.ready(tap, within=self._patience)
+        await self._server(tap).ready(tap, within=self._patience)
         await asyncio.to_thread(self._bind, spec, tap)
 
     def watch_adopted(self, key: DiskKey) -> None:
@@ -127,13 +125,13 @@ class BlktapReconciler:
     async def hangs(self, key: DiskKey) -> bool:
         """Whether the disk's server runs and does not answer."""
         tap = TapFolder.of(self._taps, key)
-        return await asyncio.to_thread(tap.alive) and not await storage_daemon.answers(tap, within=ANSWER_SECONDS)
+        return await asyncio.to_thread(tap.alive) and not await self._server(tap).answers(tap, within=ANSWER_SECONDS)
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
         await asyncio.to_thread(self._unbind, key)
         tap = TapFolder.of(self._taps, key)
-        await storage_daemon.stop(tap, within=self._patience)
+        await self._server(tap).stop(tap, within=self._patience)
         await asyncio.to_thread(tap.remove)
 
     async def grow(self, key: DiskKey) -> None:
@@ -143,7 +141,7 @@ class BlktapReconciler:
     async def tune(self, spec: DiskSpec) -> None:
         """See `Reconciler`. Planned only for the numbers of limits."""
         tap, limits = TapFolder.of(self._taps, spec.key), spec.tuning.limits
-        await storage_daemon.set_limits(tap, limits, within=self._patience)
+        await self._server(tap).set_limits(tap, limits, within=self._patience)
         await asyncio.to_thread(_write_limits, tap, limits)
 
     def close(self) -> None:
@@ -157,8 +155,8 @@ class BlktapReconciler:
         tap.remove()  # what an attempt that was cut short has left
         if spec.format is None:
             raise AssertionError(f"{spec.key} has no format")
-        exact = storage_daemon.punches_exactly(self._server_version)
-        through = storage_daemon.flushes_every_write(self._server_version)
+        server_kind, device_kind = self._abilities.choose(spec.format)
+        server = self._servers[server_kind]
         tap.prepare(
             TapRecord(
                 guest=spec.key.guest,
@@ -170,32 +168,36 @@ class BlktapReconciler:
                 read_only=spec.read_only,
                 slice_offset=spec.slice_offset,
                 slice_size=spec.slice_size,
-                server=self._server_version,
+                server=server.version,
+                server_kind=server_kind,
+                device_kind=device_kind,
                 asked=spec.tuning,
-                tuning=grant(spec, image, exact=exact, through=through),
+                tuning=server.grant(spec, image),
             )
         )
         return tap
 
     def _bind(self, spec: DiskSpec, tap: TapFolder) -> None:
-        device = self._devices.find(spec.key)
-        if device is None:
-            export = os.open(tap.export, (os.O_RDONLY if spec.read_only else os.O_RDWR) | os.O_CLOEXEC)
-            try:
-                device = self._devices.attach(
-                    spec.key, export, read_only=spec.read_only, block_size=spec.logical_block_size
-                )
-            finally:
-                os.close(export)
-        self._paths.point(spec.key, device.path)
+        device = self._device(tap)
+        node = device.find(spec.key) or device.attach(spec, tap)
+        self._paths.point(spec.key, node.path)
 
     def _unbind(self, key: DiskKey) -> None:
-        if not TapFolder.of(self._taps, key).alive():
+        tap = TapFolder.of(self._taps, key)
+        if not tap.alive():
             # Its device gives nothing but EIO and goes by itself when the last user lets go; until then nobody new
             # shall find it, nor what the kernel makes under its number afterwards.
             self._paths.remove(key)
-        self._devices.detach(key)
+        self._device(tap).detach(key)
         self._paths.remove(key)
+
+    def _server(self, tap: TapFolder) -> TapServer:
+        record = tap.record()
+        return self._servers[record.server_kind if record else ServerKind.STORAGE_DAEMON]
+
+    def _device(self, tap: TapFolder) -> TapDevice:
+        record = tap.record()
+        return self._devices[record.device_kind if record else DeviceKind.FUSE_LOOP]
 
     def _watch(self, key: DiskKey, pid: int) -> None:
         def ended() -> None:

@@ -18,13 +18,16 @@ from contextlib import ExitStack, suppress
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from reconcilers.blktap.grant import grant
+from reconcilers.blktap.kinds import ServerKind
 from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export, node_arguments, throttle
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.process import process_end
 from reconcilers.reason import Reason
-from reconcilers.spec import Format
-from reconcilers.tuning import Limits
+from reconcilers.source import OpenSource
+from reconcilers.spec import DiskSpec
+from reconcilers.tuning import Limits, Tuning
 
 PROGRAM = "qemu-storage-daemon"
 
@@ -64,122 +67,127 @@ def _major(server: str) -> int:
     return int(number[1]) if number else 0
 
 
-def formats() -> frozenset[Format]:
-    """What the program opens in every build that Debian ships."""
-    return frozenset(DRIVERS)
+class StorageDaemon:
+    """See `TapServer`; `version` is what the function `version` says."""
 
+    kind = ServerKind.STORAGE_DAEMON
+    formats = frozenset(DRIVERS)
 
-async def spawn(tap: TapFolder, image_fd: int, *, within: float) -> int:
-    """Start the server of `tap` over the locked image at `image_fd`, and wait until its export is there.
+    def __init__(self, version: str) -> None:
+        self.version = version
 
-    Args:
-        tap: Prepared, with its record.
-        image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's.
-        within: Seconds until the attempt counts as failed; the server is then ended.
+    def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
+        """See `TapServer`."""
+        exact, through = punches_exactly(self.version), flushes_every_write(self.version)
+        return grant(spec, image, exact=exact, through=through)
 
-    Returns:
-        The server's process id. It is our child: an `ExitWatch` reaps it.
+    async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
+        """Start the server of `tap` over the locked image at `image_fd`, and wait until its export is there.
 
-    Raises:
-        DiskError: ServerFailed with the server's last log lines, or TimedOut. Nothing runs then.
-    """
-    with ExitStack() as stack:
-        # Listening before the server starts means that we can connect at once and need not wait for a file.
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(str(tap.qmp))
-        listener.listen()
-        lock_fd = os.open(tap.lock, os.O_RDWR | os.O_CLOEXEC)
-        stack.callback(os.close, lock_fd)
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        log = stack.enter_context(tap.log.open("ab"))
+        Args:
+            tap: Prepared, with its record.
+            image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's.
+            within: Seconds until the attempt counts as failed; the server is then ended.
+
+        Returns:
+            The server's process id. It is our child: an `ExitWatch` reaps it.
+
+        Raises:
+            DiskError: ServerFailed with the server's last log lines, or TimedOut. Nothing runs then.
+        """
+        with ExitStack() as stack:
+            # Listening before the server starts means that we can connect at once and need not wait for a file.
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(tap.qmp))
+            listener.listen()
+            lock_fd = os.open(tap.lock, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, lock_fd)
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            log = stack.enter_context(tap.log.open("ab"))
+            try:
+                process = await asyncio.to_thread(
+                    subprocess.Popen,
+                    _command(tap, image_fd, listener.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(image_fd, listener.fileno(), lock_fd),
+                    start_new_session=True,  # a signal to the agent's group is not for its taps
+                )
+            except OSError as error:  # no program any more, or the kernel gives no process
+                raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} can't be started: {error}") from error
         try:
-            process = await asyncio.to_thread(
-                subprocess.Popen,
-                _command(tap, image_fd, listener.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(image_fd, listener.fileno(), lock_fd),
-                start_new_session=True,  # a signal to the agent's group is not for its taps
-            )
-        except OSError as error:  # no program any more, or the kernel gives no process
-            raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} can't be started: {error}") from error
-    try:
-        await ready(tap, within=within)
-    except BaseException:
-        process.kill()  # nothing is attached to it yet, so nothing can be lost
-        await process_end(process.pid)
-        raise
-    return process.pid
+            await self.ready(tap, within=within)
+        except BaseException:
+            process.kill()  # nothing is attached to it yet, so nothing can be lost
+            await process_end(process.pid)
+            raise
+        return process.pid
 
+    async def ready(self, tap: TapFolder, *, within: float) -> None:
+        """Wait until the server's export is there.
 
-async def ready(tap: TapFolder, *, within: float) -> None:
-    """Wait until the server's export is there.
+        Raises:
+            DiskError: ServerFailed with the server's last log lines, or TimedOut.
+        """
+        try:
+            async with asyncio.timeout(within):
+                # The greeting comes from the monitor's own thread and proves nothing; commands are answered by the main
+                # loop, which runs only after every option, the export among them, was carried out.
+                exports = await _execute(tap, "query-block-exports")
+        except TimeoutError as error:
+            message = f"the server was not ready after {within:g} s; {tap.last_log_lines()}"
+            raise DiskError(Reason.TIMED_OUT, message) from error
+        except (QMPError, OSError, EOFError) as error:
+            message = f"{PROGRAM} did not start: {tap.last_log_lines() or error}"
+            raise DiskError(Reason.SERVER_FAILED, message) from error
+        if not any(each["id"] == EXPORT for each in exports):
+            message = f"{PROGRAM} runs without its export; {tap.last_log_lines()}"
+            raise DiskError(Reason.SERVER_FAILED, message)
 
-    Raises:
-        DiskError: ServerFailed with the server's last log lines, or TimedOut.
-    """
-    try:
-        async with asyncio.timeout(within):
-            # The greeting comes from the monitor's own thread and proves nothing; commands are answered by the main
-            # loop, which runs only after every option, the export among them, was carried out.
-            exports = await _execute(tap, "query-block-exports")
-    except TimeoutError as error:
-        message = f"the server was not ready after {within:g} s; {tap.last_log_lines()}"
-        raise DiskError(Reason.TIMED_OUT, message) from error
-    except (QMPError, OSError, EOFError) as error:
-        message = f"{PROGRAM} did not start: {tap.last_log_lines() or error}"
-        raise DiskError(Reason.SERVER_FAILED, message) from error
-    if not any(each["id"] == EXPORT for each in exports):
-        message = f"{PROGRAM} runs without its export; {tap.last_log_lines()}"
-        raise DiskError(Reason.SERVER_FAILED, message)
+    async def answers(self, tap: TapFolder, *, within: float) -> bool:
+        """Whether the server's main loop, which all requests go through, answers within so many seconds."""
+        try:
+            async with asyncio.timeout(within):
+                await _execute(tap, "query-block-exports")
+        except (QMPError, OSError, EOFError, TimeoutError):
+            return False
+        return True
 
+    async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
+        """Give a server that has I/O limits others, online.
 
-async def answers(tap: TapFolder, *, within: float) -> bool:
-    """Whether the server's main loop, which all requests go through, answers within so many seconds."""
-    try:
-        async with asyncio.timeout(within):
-            await _execute(tap, "query-block-exports")
-    except (QMPError, OSError, EOFError, TimeoutError):
-        return False
-    return True
+        Raises:
+            DiskError: ServerFailed, or TimedOut.
+        """
+        change = {"path": LIMITS_PATH, "property": "limits", "value": throttle(limits)}
+        try:
+            async with asyncio.timeout(within):
+                await _execute(tap, "qom-set", change)
+        except TimeoutError as error:
+            raise DiskError(Reason.TIMED_OUT, f"the server took no new limits within {within:g} s") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise DiskError(Reason.SERVER_FAILED, f"the server took no new limits: {error}") from error
 
+    async def stop(self, tap: TapFolder, *, within: float) -> None:
+        """Ask the server to flush and end, and wait until it has. The device over its export is gone by now.
 
-async def stop(tap: TapFolder, *, within: float) -> None:
-    """Ask the server to flush and end, and wait until it has. The device over its export is gone by now.
-
-    Raises:
-        DiskError: TimedOut if it does not end; it is not killed, since what it has not flushed would be lost.
-    """
-    if not tap.alive():
-        return
-    pid = await asyncio.to_thread(tap.process_id)
-    try:
-        async with asyncio.timeout(within):
-            with suppress(QMPError, OSError, EOFError):
-                await _execute(tap, "quit")
-            await process_end(pid)
-    except TimeoutError as error:
-        raise DiskError(
-            Reason.TIMED_OUT,
-            f"the server (pid {pid}) did not end within {within:g} s; it may be stopped or its storage may hang",
-        ) from error
-
-
-async def set_limits(tap: TapFolder, limits: Limits, *, within: float) -> None:
-    """Give a server that has I/O limits others, online.
-
-    Raises:
-        DiskError: ServerFailed, or TimedOut.
-    """
-    change = {"path": LIMITS_PATH, "property": "limits", "value": throttle(limits)}
-    try:
-        async with asyncio.timeout(within):
-            await _execute(tap, "qom-set", change)
-    except TimeoutError as error:
-        raise DiskError(Reason.TIMED_OUT, f"the server took no new limits within {within:g} s") from error
-    except (QMPError, OSError, EOFError) as error:
-        raise DiskError(Reason.SERVER_FAILED, f"the server took no new limits: {error}") from error
+        Raises:
+            DiskError: TimedOut if it does not end; it is not killed, since what it has not flushed would be lost.
+        """
+        if not tap.alive():
+            return
+        pid = await asyncio.to_thread(tap.process_id)
+        try:
+            async with asyncio.timeout(within):
+                with suppress(QMPError, OSError, EOFError):
+                    await _execute(tap, "quit")
+                await process_end(pid)
+        except TimeoutError as error:
+            raise DiskError(
+                Reason.TIMED_OUT,
+                f"the server (pid {pid}) did not end within {within:g} s; it may be stopped or its storage may hang",
+            ) from error
 
 
 def _command(tap: TapFolder, image_fd: int, listener_fd: int) -> list[str]:

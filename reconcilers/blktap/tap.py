@@ -20,6 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from reconcilers.actual import FileId
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
 from reconcilers.holders import holders_of_path
 from reconcilers.mounts import unmount_lazily
@@ -34,6 +35,8 @@ class TapRecord(BaseModel):
 
     Attributes, where their names do not say it:
         device, inode: The image's, from stat(2).
+        server: The program's name and version.
+        server_kind, device_kind: The defaults are those of records from before there was a choice.
         asked: What the definition wanted.
         tuning: What the host granted of it.
     """
@@ -50,6 +53,8 @@ class TapRecord(BaseModel):
     slice_offset: int
     slice_size: int | None
     server: str
+    server_kind: ServerKind = ServerKind.STORAGE_DAEMON
+    device_kind: DeviceKind = DeviceKind.FUSE_LOOP
     asked: Tuning
     tuning: Tuning
 

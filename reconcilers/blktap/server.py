@@ -1,0 +1,53 @@
+"""The contract of a tap's server: one process that opens one disk's image and exports what is in it."""
+
+from typing import Protocol
+
+from reconcilers.blktap.tap import TapFolder
+from reconcilers.source import OpenSource
+from reconcilers.spec import DiskSpec, Format
+from reconcilers.tuning import Limits, Tuning
+
+
+class TapServer(Protocol):
+    """Starts, asks and stops one kind of server. What it knows of each is in the tap's folder, never in memory.
+
+    Every method takes `within`, the seconds after which it gives up, and raises `DiskError` when it can't do its
+    work: ServerFailed with the server's last log lines, or TimedOut.
+
+    Attributes:
+        version: The program's name and version, for people.
+        formats: What it really opens.
+    """
+
+    version: str
+    formats: frozenset[Format]
+
+    def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
+        """What of the spec's tuning can be had for its image. Blocks; call it in a thread."""
+
+    async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
+        """Start the server of a prepared tap over the locked image, and wait until its export is there.
+
+        Args:
+            tap: Prepared, with its record.
+            image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's.
+            within: See above. A server that is not ready by then is ended.
+
+        Returns:
+            The server's process id. An `ExitWatch` reaps it where it is our child.
+        """
+
+    async def ready(self, tap: TapFolder, *, within: float) -> None:
+        """Wait until the export of a server that was started is there."""
+
+    async def answers(self, tap: TapFolder, *, within: float) -> bool:
+        """Whether that through which all requests go answers."""
+
+    async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
+        """Give a server that has I/O limits others, online."""
+
+    async def stop(self, tap: TapFolder, *, within: float) -> None:
+        """Have the server flush and end, and wait until it has. The device over its export is gone by now.
+
+        It is not killed when it does not end, since what it has not flushed would be lost.
+        """
