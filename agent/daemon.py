@@ -26,9 +26,10 @@ from agent.intake import NOT_KEPT, Accepted, Intake, News, Outcome, TurnedAway, 
 from agent.notify import Notifier
 from agent.reporter import Reporter
 from agent.settings import Settings
-from agent.status import AgentState, Capabilities, ConditionType
+from agent.status import AgentState, Capabilities, ConditionType, now
 from agent.store import Store
 from agent.store_file import StoreError
+from agent.trust.policy import Trust
 from reconcilers.errors import DiskError
 from reconcilers.host import Host, HostAbilities, probe
 from reconcilers.reason import Reason
@@ -45,6 +46,9 @@ DRAIN_SECONDS = 5.0
 
 MANAGER_SECONDS = 10.0
 """How often the service manager is told how things are, or three times as often as its watchdog wants."""
+
+TRUST_SECONDS = 10.0
+"""How often it is looked whether the signers' last word is still good."""
 
 _dice = random.SystemRandom()
 
@@ -115,6 +119,7 @@ class Daemon:
             on_synced=self._synced,
         )
         self._reporter.connect(self._bus)
+        self._trust_told: dict[ConditionType, tuple[Reason | None, str] | None] = {}
 
     @classmethod
     async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
@@ -128,7 +133,9 @@ class Daemon:
             max_depth=settings.limits.xml_depth,
         )
         topics = Topics(settings.fleet, settings.host)
-        intake = Intake(store, topics, limits, guests_max=settings.limits.guests)
+        record = await asyncio.get_running_loop().run_in_executor(store_thread, store.trust)
+        trust = Trust.begin(settings.trust, settings.fleet, record)
+        intake = Intake(store, topics, limits, guests_max=settings.limits.guests, trust=trust)
         return cls(settings, abilities, intake, store_thread)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -143,7 +150,12 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 work = tasks.create_task(self._controller.run())
                 bus = tasks.create_task(self._bus.run())
-                endless = (self._resync_for_ever(), self._tell_manager(), self._host.watch_stalls())
+                endless = (
+                    self._resync_for_ever(),
+                    self._tell_manager(),
+                    self._host.watch_stalls(),
+                    self._watch_trust(),
+                )
                 others = [tasks.create_task(each) for each in endless]
                 await stop.wait()
                 for other in others:
@@ -192,7 +204,28 @@ class Daemon:
             notifier.status(self._reporter.sentence())
             await asyncio.sleep(pause)
 
+    async def _watch_trust(self) -> None:
+        """Tell when the signers have not been heard of for too long."""
+        while True:
+            self._show_trust()
+            await asyncio.sleep(TRUST_SECONDS)
+
+    def _show_trust(self) -> None:
+        trust = self._intake.trust
+        if not trust.used:
+            return
+        answers = {ConditionType.TRUSTED: trust.standing(), ConditionType.FRESH: trust.freshness(now())}
+        told, self._trust_told = self._trust_told, answers
+        for kind, answer in answers.items():
+            if answer is not None and answer != told.get(kind):
+                reason, message = answer
+                (log.warning if reason else log.info)("trust", condition=kind, reason=reason, message=message)
+                self._reporter.host_condition(kind, reason, message)
+        if answers != told:
+            self._reporter.show_host()
+
     async def _take(self, messages: Sequence[Message]) -> None:
+        keyring = self._intake.trust.keyring
         try:
             outcomes = await self._in_store_thread(lambda: self._intake.take(messages))
         except StoreError as error:
@@ -202,6 +235,9 @@ class Daemon:
         self._reporter.host_condition(ConditionType.STORED, None, "documents are durable before they count")
         for outcome in self._put(outcomes):
             self._tell(outcome)
+        self._show_trust()
+        if self._intake.trust.keyring != keyring:
+            await self._bus.resync()  # documents that came before their keys are judged anew
 
     def _put(self, outcomes: Iterable[Outcome]) -> list[News]:
         """Make outcomes part of the desired world and have their disks looked at. Returns those that are news."""

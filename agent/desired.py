@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from agent.bus.topics import EVERY_HOST, Scope
 from agent.definition import DiskDefinition, Finding, GuestDefinition
 from agent.document import DesiredDocument
-from agent.store import Rejection
+from agent.rejection import Rejection
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, DiskSpec
 
@@ -96,10 +96,15 @@ class DesiredWorld:
         return {name for name, scopes in (self._guests | self._rejections).items() if scopes} | self._guests.keys()
 
     def guest(self, name: str) -> GuestInForce | None:
-        """The document that counts for a guest; a withdrawn one only if there is no other."""
+        """The document that counts for a guest; a withdrawn one only if there is no other.
+
+        What was signed gives way only to what is signed: neither to an unsigned document nor to an emptied topic.
+        """
         known = self._guests.get(name, {})
         ranked = [known[scope] for scope in self._scopes if scope in known]
-        return next((guest for guest in ranked if not guest.withdrawn), ranked[0] if ranked else None)
+        ranked = [guest for guest in ranked if guest.document.signers] or ranked
+        standing = (guest for guest in ranked if guest.document.signers or not guest.withdrawn)
+        return next(standing, ranked[0] if ranked else None)
 
     def rejection(self, name: str) -> Rejection | None:
         """The latest attempt that was turned away."""

@@ -1,30 +1,43 @@
 """What arrives on a desired topic, read into one frozen value or rejected with findings.
 
-The forms are those of design §3: libvirt's domain XML as it is, JSON around it, and a signed envelope, which this
-version rejects. The XML inside is not looked at here; `agent.definition.parse_domain` does that with `body`.
+The forms are those of design §3: libvirt's domain XML as it is, JSON around it, and a signed envelope around that. The
+XML inside is not looked at here; `agent.definition.parse_domain` does that with `body`.
 """
 
 import hashlib
-import json
 import re
 import reprlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.bus.topics import Scope
 from agent.definition import DocumentRejected, Finding, Limits
+from agent.strict_json import read_json
+from agent.trust.dsse import Envelope, is_envelope, read_envelope
+from agent.trust.policy import Opener
 from reconcilers.reason import Reason
 from reconcilers.spec import GUEST_NAME
 
-__all__ = ["GENERATION_MAX", "DesiredDocument", "JsonDocument", "Scope", "digest", "read_document"]
+__all__ = [
+    "GENERATION_MAX",
+    "PAYLOAD_TYPE",
+    "DesiredDocument",
+    "JsonDocument",
+    "Scope",
+    "SignedDocument",
+    "digest",
+    "read_document",
+]
 
 GENERATION_MAX = 2**63 - 1
 """What a store can hold; JSON and MQTT could say more."""
+
+PAYLOAD_TYPE = "application/vnd.tapster.desired+json"
+"""Of a desired document in a signed envelope."""
 
 FINDINGS_MAX = 20
 """One rejected document must not make a status of megabytes."""
@@ -47,6 +60,7 @@ class DesiredDocument:
         state: Whether the guest's disks shall be up or taken down.
         sha256: Hex digest of the payload's bytes as they arrived, which an operator can compute.
         body: The domain XML; empty for absent.
+        signers: Ids of the keys in force that have signed it; none for an unsigned one.
     """
 
     scope: Scope
@@ -55,6 +69,7 @@ class DesiredDocument:
     state: Literal["present", "absent"]
     sha256: str
     body: bytes
+    signers: tuple[str, ...] = ()
 
     @property
     def content(self) -> str:
@@ -72,7 +87,7 @@ def digest(payload: bytes) -> str:
 
 
 def read_document(
-    payload: bytes, *, scope: Scope, guest: str, properties: Mapping[str, str], limits: Limits
+    payload: bytes, *, scope: Scope, guest: str, properties: Mapping[str, str], limits: Limits, opener: Opener
 ) -> DesiredDocument:
     """Read the payload of a desired topic.
 
@@ -83,6 +98,7 @@ def read_document(
         properties: The message's user properties. `generation` (decimal) counts versions where the payload does not;
             `sha256` (hex) is checked against the payload.
         limits: `max_bytes` is what the payload may have.
+        opener: Judges the signatures of a signed envelope. That an unsigned document may count is not judged here.
 
     Raises:
         DocumentRejected: With all findings that can be made at once, at most 20. Paths are JSON pointers, empty for the
@@ -90,7 +106,7 @@ def read_document(
     """
     if not GUEST_NAME.fullmatch(guest):
         raise _rejected(Reason.INVALID_NAME, f"the topic's last level {reprlib.repr(guest)} can't be a guest's name")
-    read = _read(_text(payload, limits), guest)
+    read, signers = _read(_text(payload, limits), scope, guest, opener)
     desired, findings = (read, []) if isinstance(read, JsonDocument) else (None, read)
     findings += _property_findings(payload, properties, desired)
     if desired is None or findings:
@@ -103,6 +119,7 @@ def read_document(
         state=desired.state,
         sha256=digest(payload),
         body=desired.body,
+        signers=signers,
     )
 
 
@@ -122,6 +139,24 @@ class JsonDocument(BaseModel):
         return b"" if self.state == "absent" else (self.domain_xml or "").removeprefix(_BOM).encode()
 
 
+class SignedDocument(JsonDocument):
+    """What is inside a signed envelope: where it belongs is signed with it, and it must be counted.
+
+    Attributes:
+        fleet: The fleet.
+        scope: `host:<name>` or `group:<name>`.
+    """
+
+    fleet: str
+    scope: str
+    generation: Annotated[int, Field(ge=0, le=GENERATION_MAX)]
+
+    @staticmethod
+    def binding(fleet: str, scope: Scope) -> dict[str, str]:
+        """The fields that say where it belongs, for a place."""
+        return {"fleet": fleet, "scope": f"{scope.kind}:{scope.name}"}
+
+
 def _text(payload: bytes, limits: Limits) -> str:
     if len(payload) > limits.max_bytes:
         why = f"it has {len(payload)} bytes; {limits.max_bytes} are allowed (limits.document_bytes)"
@@ -133,18 +168,47 @@ def _text(payload: bytes, limits: Limits) -> str:
         raise _rejected(Reason.NOT_UTF8, why, line=payload.count(b"\n", 0, error.start) + 1) from error
 
 
-def _read(text: str, guest: str) -> JsonDocument | list[Finding]:
+def _read(text: str, scope: Scope, guest: str, opener: Opener) -> tuple[JsonDocument | list[Finding], tuple[str, ...]]:
+    """What the text says, or all that is wrong with it; and who has signed it."""
     if not text.lstrip().startswith(("{", "[")):
-        return JsonDocument(guest=guest, state="present", domain_xml=text)
-    table = _parse_json(text)
+        return JsonDocument(guest=guest, state="present", domain_xml=text), ()
+    table = read_json(text)
+    if is_envelope(table):
+        envelope = read_envelope(table)
+        signers = opener.signers(envelope)
+        return _signed(envelope, SignedDocument.binding(opener.fleet, scope), guest), signers
+    return _checked(JsonDocument, table, guest), ()
+
+
+def _signed(envelope: Envelope, binding: Mapping[str, str], guest: str) -> JsonDocument | list[Finding]:
+    """The document in an envelope whose signatures count."""
+    if envelope.payload_type != PAYLOAD_TYPE:
+        why = f"it is {reprlib.repr(envelope.payload_type)}, and a desired document's is {PAYLOAD_TYPE!r}"
+        return [Finding(Reason.INVALID_DOCUMENT, why, "/payloadType", None)]
+    try:
+        table = read_json(envelope.payload.decode())
+    except UnicodeDecodeError as error:
+        raise _rejected(Reason.NOT_UTF8, f"byte {error.start} of the signed payload is not UTF-8") from error
+    read = _checked(SignedDocument, table, guest)
+    if isinstance(read, list):
+        return read
+    return [*_misplaced(read, binding)] or read
+
+
+def _misplaced(document: JsonDocument, binding: Mapping[str, str]) -> Iterator[Finding]:
+    for field, here in binding.items():
+        if (signed := getattr(document, field)) != here:
+            why = f"it was signed for {reprlib.repr(signed)}, and came to {here!r}; sign one for here"
+            yield Finding(Reason.SCOPE_MISMATCH, why, f"/{field}", None)
+
+
+def _checked(model: type[JsonDocument], table: object, guest: str) -> JsonDocument | list[Finding]:
     if not isinstance(table, dict):
         raise _rejected(Reason.INVALID_DOCUMENT, "the JSON is a list; a desired document is an object")
-    if "payloadType" in table or {"payload", "signatures"} <= table.keys():
-        raise _rejected(Reason.SIGNATURE_UNSUPPORTED, "it is a signed envelope (DSSE), which can't be verified yet")
     try:
-        desired = JsonDocument.model_validate(table)
+        desired = model.model_validate(table)
     except ValidationError as error:
-        return [_finding(problem) for problem in error.errors(include_url=False)]
+        return [_finding(problem, model) for problem in error.errors(include_url=False)]
     return [*_contradictions(desired, guest)] or desired
 
 
@@ -158,41 +222,14 @@ def _contradictions(desired: JsonDocument, guest: str) -> Iterator[Finding]:
         yield Finding(Reason.INVALID_DOCUMENT, why, "/domain_xml", None)
 
 
-def _parse_json(text: str) -> object:
-    try:
-        parsed: object = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-        json.dumps(parsed, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        why = f"{error.msg} at column {error.colno}"
-        raise _rejected(Reason.MALFORMED_JSON, why, line=error.lineno) from error
-    except UnicodeEncodeError as error:
-        why = "an escape such as \\ud800 is half a character; write the character itself, as UTF-8"
-        raise _rejected(Reason.NOT_UTF8, why) from error
-    except (ValueError, RecursionError) as error:
-        raise _rejected(Reason.MALFORMED_JSON, str(error)) from error
-    return parsed
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the field {reprlib.repr(twice)} stands twice; keep one of them")
-    return table
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON number")
-
-
-def _finding(problem: ErrorDetails) -> Finding:
+def _finding(problem: ErrorDetails, model: type[JsonDocument]) -> Finding:
     """One problem of pydantic's as a finding, its path a JSON pointer."""
     path = "".join(f"/{part}" for part in problem["loc"])
     match problem["type"]:
         case "missing":
             why = "the field is missing"
         case "extra_forbidden":
-            why = f"there is no such field; there are {', '.join(JsonDocument.model_fields)}"
+            why = f"there is no such field; there are {', '.join(model.model_fields)}"
         case _:
             must = problem["msg"].replace("Input should be", "it must be")
             why = f"{must}, not {reprlib.repr(problem['input'])}"

@@ -5,6 +5,7 @@ What has been seen before is recognised by its digest and costs no parsing and n
 
 import itertools
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from agent.bus.message import Message
@@ -13,8 +14,10 @@ from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits,
 from agent.desired import GuestInForce
 from agent.document import DesiredDocument, read_document
 from agent.events import DocumentVerdict, EventType
+from agent.rejection import Rejection
 from agent.status import now
-from agent.store import Rejection, Store, Verdict
+from agent.store import Store, Verdict
+from agent.trust.policy import Trust
 from reconcilers.reason import Reason
 
 NOT_KEPT = {Reason.TOO_MANY_GUESTS, Reason.INVALID_NAME}
@@ -82,9 +85,10 @@ class _Candidate:
 class Intake:
     """Takes batches of messages in. All methods block, and belong to the thread that opened the store."""
 
-    def __init__(self, store: Store, topics: Topics, limits: Limits, *, guests_max: int) -> None:
+    def __init__(self, store: Store, topics: Topics, limits: Limits, *, guests_max: int, trust: Trust) -> None:
         """Args as they are; `guests_max` bounds what anybody who can publish may have a host remember."""
         self._store = store
+        self.trust = trust
         self._guests_max = guests_max
         self._topics = topics
         self.limits = limits
@@ -104,16 +108,20 @@ class Intake:
         return [*outcomes, *(TurnedAway(rejection) for rejection in self._store.rejections())]
 
     def take(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Take in messages from desired topics, in order. What is returned is durable.
+        """Take in messages from desired topics, in order, after trust statements. What is returned is durable.
 
         Raises:
             StoreError: The store can't be written; the messages count as not received.
         """
         seen: set[str] = set()
+        signed: set[str] = set()
         read = list[_Candidate | TurnedAway | Withdrawn | Unchanged]()
-        for message in messages:
-            read.append(self._read(message, alone=message.topic not in seen))
+        for message in self._documents(messages):
+            one = self._read(message, signed, alone=message.topic not in seen)
+            read.append(one)
             seen.add(message.topic)
+            if isinstance(one, _Candidate) and one.document.signers:
+                signed.add(one.document.guest)
         outcomes: list[Outcome] = []
         for kind, run in itertools.groupby(read, key=type):
             items = list(run)
@@ -131,8 +139,30 @@ class Intake:
                 outcomes += gone
         return outcomes
 
-    def _read(self, message: Message, *, alone: bool) -> _Candidate | TurnedAway | Withdrawn | Unchanged:
-        """Read one message. Only if it is `alone`, the first of its topic, can the record judge it already."""
+    def _documents(self, messages: Sequence[Message]) -> Iterator[Message]:
+        """The messages that are not about trust, once those that are have been followed."""
+        for message in messages:
+            if message.topic == self._topics.trust:
+                self._follow(message.payload)
+        yield from (message for message in messages if message.topic != self._topics.trust)
+
+    def _follow(self, statements: bytes) -> None:
+        """Go on to the keys that the statements lead to, durably before they count."""
+        trust = self.trust.followed(statements, max_bytes=self.limits.max_bytes)
+        if trust.record is not None and trust.record != self.trust.record:
+            self._store.keep_trust(trust.record)
+        self.trust = trust
+
+    def _read(
+        self, message: Message, signed: AbstractSet[str], *, alone: bool
+    ) -> _Candidate | TurnedAway | Withdrawn | Unchanged:
+        """Read one message.
+
+        Args:
+            message: As it came.
+            signed: Guests with a signed document before it that is not on record yet.
+            alone: It is the first of its topic, so that the record can judge it already.
+        """
         topic = self._topics.parse(message.topic)
         if not isinstance(topic, DesiredTopic):
             raise TypeError(f"{message.topic} is no desired topic")
@@ -146,7 +176,11 @@ class Intake:
                 guest=topic.guest,
                 properties=message.properties,
                 limits=self.limits,
+                opener=self.trust,
             )
+            if not document.signers:
+                signed_before = topic.guest in signed or self._store.knows_signed(topic.guest)
+                self.trust.admit_unsigned(signed_before=signed_before)
             verdict = self._store.judge(document) if alone else Verdict.ACCEPTED
             if verdict is Verdict.ACCEPTED:
                 return _Candidate(document, self._parse(document))

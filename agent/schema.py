@@ -11,20 +11,27 @@ from pydantic.json_schema import models_json_schema
 
 from agent import __version__
 from agent.bus.topics import EventKind
-from agent.document import JsonDocument
+from agent.document import JsonDocument, SignedDocument
 from agent.events import DATA, CloudEvent, EventType
 from agent.preview import GuestPlan
 from agent.status import AgentState, GuestStatus, HostStatus
+from agent.trust import dsse
+from agent.trust.statement import CHAIN_MAX, TrustStatement
 
 Schema = dict[str, Any]
 
 _DOCUMENTS: dict[str, type[BaseModel]] = {
     "desired-document": JsonDocument,
+    "signed-document": SignedDocument,
+    "trust-statement": TrustStatement,
     "agent-state": AgentState,
     "guest-status": GuestStatus,
     "host-status": HostStatus,
     "guest-plan": GuestPlan,
 }
+_READ = {JsonDocument, SignedDocument, TrustStatement}
+_CHAIN: Schema = {"title": "TrustChain", "type": "array", "minItems": 1, "maxItems": CHAIN_MAX, "items": dsse.SCHEMA}
+_ENVELOPES: dict[str, Schema] = {"signed-envelope": dsse.SCHEMA, "trust-chain": _CHAIN}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/components/schemas/{model}"
 _MQTT = "0.2.0"
@@ -42,7 +49,7 @@ def schemas() -> dict[str, Schema]:
     """The schema of each document and of each event, by name; each stands alone."""
     documents = {name: model.model_json_schema(mode=_mode(model)) for name, model in _DOCUMENTS.items()}
     events = {kind.value: _event(kind) for kind in EventType}
-    return {name: {"$schema": _DIALECT, **schema} for name, schema in (documents | events).items()}
+    return {name: {"$schema": _DIALECT, **schema} for name, schema in (documents | _ENVELOPES | events).items()}
 
 
 def asyncapi() -> Schema:
@@ -65,7 +72,7 @@ def asyncapi() -> Schema:
 
 
 def _mode(model: type[BaseModel]) -> Literal["validation", "serialization"]:
-    return "validation" if model is JsonDocument else "serialization"
+    return "validation" if model in _READ else "serialization"
 
 
 def _event(kind: EventType) -> Schema:
@@ -88,7 +95,8 @@ def _components() -> Schema:
         }
         for kind in EventType
     }
-    return {**together["$defs"], **events, "Nonce": {"type": "string"}, "DomainXml": {"type": "string"}}
+    envelopes = {schema["title"]: schema for schema in _ENVELOPES.values()}
+    return {**together["$defs"], **events, **envelopes, "Nonce": {"type": "string"}, "DomainXml": {"type": "string"}}
 
 
 def _schema(name: str) -> Schema:
@@ -114,7 +122,12 @@ def _messages() -> Schema:
     }
     answers = {name: _message(name, {"type": "object"}) for name in ("resync-answer", "status-answer")}
     nonce = _message("nonce", _schema("Nonce"), "application/octet-stream")
-    return json | events | answers | {"domain-xml": raw, "request": request, "nonce": nonce}
+    envelope = _message("signed-envelope", _schema("Envelope"), dsse.MEDIA_TYPE)
+    envelope["description"] = "DSSE around a signed-document; its payloadType is application/vnd.tapster.desired+json."
+    chain = _message("trust-chain", _schema("TrustChain"))
+    chain["description"] = "DSSE around each trust-statement; their payloadType is application/vnd.tapster.trust+json."
+    signed = {"signed-envelope": envelope, "trust-chain": chain}
+    return json | events | answers | signed | {"domain-xml": raw, "request": request, "nonce": nonce}
 
 
 def _message(name: str, payload: Schema, content: str = "application/json") -> Schema:
@@ -122,7 +135,7 @@ def _message(name: str, payload: Schema, content: str = "application/json") -> S
 
 
 _HOST = "hosts/{host}"
-_DESIRED = ["domain-xml", "desired-document"]
+_DESIRED = ["domain-xml", "desired-document", "signed-envelope"]
 _EVENTS = {kind: [event.value for event in EventType if event.kind == kind] for kind in get_args(EventKind)}
 
 # Name, address under the prefix, what it is for, its messages.
@@ -130,6 +143,7 @@ _CHANNELS: list[tuple[str, str, str, list[str]]] = [
     ("agent", f"{_HOST}/agent", "Birth, farewell and will. Retained.", ["agent-state"]),
     ("host-desired", f"{_HOST}/desired/guests/{{guest}}", "What one host shall do. Retained.", _DESIRED),
     ("group-desired", "groups/{group}/desired/guests/{guest}", "What a group's hosts shall do. Retained.", _DESIRED),
+    ("trust", "trust", "By which the fleet's keys hand over. Retained.", ["trust-chain"]),
     ("host-status", f"{_HOST}/status/host", "The host at a glance. Retained.", ["host-status"]),
     ("guest-status", f"{_HOST}/status/guests/{{guest}}", "One guest on one host. Retained.", ["guest-status"]),
     *((f"{kind}-events", f"{_HOST}/events/{kind}", "What happened.", names) for kind, names in _EVENTS.items()),
@@ -139,7 +153,7 @@ _CHANNELS: list[tuple[str, str, str, list[str]]] = [
     ("operator-sync", "operators/{client}/sync", "The same for an operator.", ["nonce"]),
 ]
 
-_RECEIVED = {"host-desired", "group-desired", "plan-request", "resync-request", "status-request", "sync"}
+_RECEIVED = {"host-desired", "group-desired", "trust", "plan-request", "resync-request", "status-request", "sync"}
 _RETAINED = {"agent", "host-desired", "group-desired", "host-status", "guest-status"}
 _ANSWERS = {"plan-request": "guest-plan", "resync-request": "resync-answer", "status-request": "status-answer"}
 

@@ -249,6 +249,19 @@ class BlktapSettings(Section):
     )
 
 
+class TrustSettings(Section):
+    """Whose documents count."""
+
+    required: bool = Field(
+        False, description="Refuse documents that are not signed. false: a guest that was signed once stays signed."
+    )
+    keys: AbsolutePath = Field(
+        Path("/etc/tapster/trust"),
+        description="Folder with the public keys (PEM) of those who may sign; only root may change it.",
+    )
+    threshold: Count = Field(1, ge=1, le=16, description="How many of these keys must sign each document.")
+
+
 class LogSettings(Section):
     """The log, on standard error."""
 
@@ -291,6 +304,7 @@ class Settings(BaseSettings):
     controller: ControllerSettings = Field(ControllerSettings(), description="How the work on disks is paced.")
     policy: PolicySettings = Field(PolicySettings(), description="What to do where there is a choice.")
     blktap: BlktapSettings = Field(BlktapSettings(), description="User-space block servers, one process a disk.")
+    trust: TrustSettings = Field(TrustSettings(), description="Whose documents count.")
     log: LogSettings = Field(LogSettings(), description="The log, on standard error.")
 
     @classmethod

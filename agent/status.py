@@ -49,6 +49,8 @@ class ConditionType(StrEnum):
     READY = "Ready"
     SYNCED = "Synced"
     STORED = "Stored"
+    TRUSTED = "Trusted"
+    FRESH = "Fresh"
 
 
 class Status(BaseModel):

@@ -7,7 +7,6 @@ rejection that a newer attempt overtook.
 One process has the file at a time, and one thread of it; SQLite's own check turns other threads away.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,32 +16,36 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from agent.definition import Finding
-from agent.document import DesiredDocument, Scope, digest
+from agent.document import DesiredDocument, Scope
+from agent.rejection import COLUMNS, Rejection
 from agent.status import now
 from agent.store_file import DAMAGED, StoreError, explained, open_file, quick_check
-from reconcilers.reason import Reason
+from agent.trust.policy import TrustRecord
 
 _SELECT_RECORDS = """
-    SELECT scope_kind, scope_name, guest, generation, sha256, withdrawn, high_water, high_water_content FROM document
+    SELECT scope_kind, scope_name, guest, generation, sha256, withdrawn, high_water, high_water_content,
+           signers <> '' FROM document
 """
 _SELECT_DOCUMENTS = """
-    SELECT scope_kind, scope_name, guest, generation, state, sha256, content, accepted_at, withdrawn, body
+    SELECT scope_kind, scope_name, guest, generation, state, sha256, content, accepted_at, withdrawn, body,
+           signers
     FROM document ORDER BY scope_kind, scope_name, guest
 """
-_SELECT_REJECTIONS = "SELECT scope_kind, scope_name, guest, sha256, reason, message, findings, at FROM rejection"
+_SELECT_REJECTIONS = f"SELECT {COLUMNS} FROM rejection"  # noqa: S608 - a constant
+_SELECT_TRUST = "SELECT version, statement, root FROM trust"
+_REPLACE_TRUST = "INSERT OR REPLACE INTO trust (one, version, statement, root) VALUES (1, ?, ?, ?)"
 _COUNT_DOCUMENTS = """
     SELECT count(*) FILTER (WHERE state = 'present'), count(*) FILTER (WHERE state = 'absent'),
            count(*) FILTER (WHERE withdrawn) FROM document
 """
 _REPLACE_DOCUMENT = """
     INSERT OR REPLACE INTO document (scope_kind, scope_name, guest, generation, state, sha256, content, accepted_at,
-                                     high_water, high_water_content, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                     high_water, high_water_content, body, signers)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _REPLACE_REJECTION = "INSERT OR REPLACE INTO rejection VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WITHDRAW_DOCUMENT = "UPDATE document SET withdrawn = 1 WHERE (scope_kind, scope_name, guest) = (?, ?, ?)"
 _DELETE_REJECTION = "DELETE FROM rejection WHERE (scope_kind, scope_name, guest) = (?, ?, ?)"
-_REASONS = {reason.value: reason for reason in Reason}
 
 Key = tuple[Scope, str]
 """Names one document: its scope and its guest."""
@@ -55,47 +58,6 @@ class Verdict(StrEnum):
     UNCHANGED = "unchanged"
     STALE = "stale"
     CONFLICT = "conflict"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejection:
-    """An attempt that was turned away, so that status can tell it after a restart too.
-
-    Attributes:
-        scope: The host or the group whose topic it came on.
-        guest: The guest that the topic names.
-        sha256: Hex digest of the payload.
-        reason: The first finding's word, or that of a stale or conflicting generation.
-        message: The first finding's sentence.
-        findings: All findings.
-        at: When it arrived first.
-    """
-
-    scope: Scope
-    guest: str
-    sha256: str
-    reason: Reason
-    message: str
-    findings: tuple[Finding, ...] = ()
-    at: datetime
-
-    def repeats(self, other: "Rejection | None") -> bool:
-        """Whether the other one turned the same payload away for the same things, earlier."""
-        return other is not None and replace(self, at=other.at) == other
-
-    @classmethod
-    def of(cls, payload: bytes, findings: Sequence[Finding], *, scope: Scope, guest: str) -> Self:
-        """The rejection of a payload for at least one finding, at this moment."""
-        first = findings[0]
-        return cls(
-            scope=scope,
-            guest=guest,
-            sha256=digest(payload),
-            reason=first.reason,
-            message=first.message,
-            findings=tuple(findings),
-            at=now(),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +99,7 @@ class _Record:
     withdrawn: bool
     high_water: int | None
     high_water_content: str | None
+    signed: bool
 
     def judge(self, document: DesiredDocument, *, rejected: bool) -> Verdict:
         """Compare by the rules of design §3. Pure."""
@@ -157,10 +120,11 @@ class _Record:
             withdrawn=False,
             high_water=document.generation if counted else self.high_water,
             high_water_content=document.content if counted else self.high_water_content,
+            signed=bool(document.signers),
         )
 
 
-_NOTHING = _Record(None, "", False, None, None)
+_NOTHING = _Record(None, "", False, None, None, False)
 
 
 class Store:
@@ -170,7 +134,8 @@ class Store:
         self.path = path
         self._connection = connection
         self._records = {_key(row): _Record(*row[3:]) for row in connection.execute(_SELECT_RECORDS)}
-        self._rejected = {_key(row): _rejection(row) for row in connection.execute(_SELECT_REJECTIONS)}
+        self._rejected = {_key(row): Rejection.from_row(row) for row in connection.execute(_SELECT_REJECTIONS)}
+        self._signed = {guest for (_, guest), record in self._records.items() if record.signed}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -209,6 +174,10 @@ class Store:
         """Whether anything is on record about a guest in a scope."""
         return (scope, guest) in self._records or (scope, guest) in self._rejected
 
+    def knows_signed(self, guest: str) -> bool:
+        """Whether a signed document of the guest is on record, in whatever scope."""
+        return guest in self._signed
+
     def judge(self, document: DesiredDocument) -> Verdict:
         """What `accept` would say to the document now. Answers from memory and writes nothing."""
         key = (document.scope, document.guest)
@@ -242,6 +211,7 @@ class Store:
             for key, (record, _) in accepted.items():
                 self._records[key] = record
                 self._rejected.pop(key, None)
+            self._signed |= {guest for (_, guest), (record, _) in accepted.items() if record.signed}
         return verdicts
 
     def reject(self, rejections: Sequence[Rejection]) -> None:
@@ -254,7 +224,7 @@ class Store:
         fresh = {key: one for key, one in fresh.items() if not one.repeats(self._rejected.get(key))}
         if fresh:
             with self._transaction() as connection:
-                connection.executemany(_REPLACE_REJECTION, [_rejection_row(one) for one in fresh.values()])
+                connection.executemany(_REPLACE_REJECTION, [one.row for one in fresh.values()])
             self._rejected |= fresh
 
     def withdraw(self, keys: Sequence[Key]) -> None:
@@ -288,6 +258,25 @@ class Store:
         """Every standing rejection, those of guests without a document in force included."""
         return list(self._rejected.values())
 
+    def trust(self) -> TrustRecord | None:
+        """The highest trust statement that was followed.
+
+        Raises:
+            StoreError: The file can't be read.
+        """
+        with explained(self.path, "the store can't be read"):
+            row = self._connection.execute(_SELECT_TRUST).fetchone()
+        return TrustRecord(*row) if row else None
+
+    def keep_trust(self, record: TrustRecord) -> None:
+        """Remember the highest trust statement that was followed.
+
+        Raises:
+            StoreError: The file can't be written.
+        """
+        with self._transaction() as connection:
+            connection.execute(_REPLACE_TRUST, (record.version, record.statement, record.root))
+
     def check(self) -> StoreHealth:
         """Look the whole file over.
 
@@ -309,10 +298,16 @@ class Store:
         )
 
     def _stored(self, row: tuple[Any, ...]) -> StoredDocument:
-        key, (generation, state, sha256, content, accepted_at, withdrawn, body) = _key(row), row[3:]
+        key, (generation, state, sha256, content, accepted_at, withdrawn, body, signers) = _key(row), row[3:]
         scope, guest = key
         document = DesiredDocument(
-            scope=scope, guest=guest, generation=generation, state=state, sha256=sha256, body=body
+            scope=scope,
+            guest=guest,
+            generation=generation,
+            state=state,
+            sha256=sha256,
+            body=body,
+            signers=tuple(signers.split()),
         )
         if document.content != content:
             raise StoreError(f"{self.path}: the document of {guest!r} is not what was stored; {DAMAGED}")
@@ -357,34 +352,5 @@ def _row(record: _Record, document: DesiredDocument) -> tuple[object, ...]:
         record.high_water,
         record.high_water_content,
         document.body,
+        " ".join(document.signers),
     )
-
-
-def _rejection_row(rejection: Rejection) -> tuple[object, ...]:
-    findings = [(one.reason, one.message, one.path, one.line) for one in rejection.findings]
-    return (
-        *_columns((rejection.scope, rejection.guest)),
-        rejection.sha256,
-        rejection.reason.value,
-        rejection.message,
-        json.dumps(findings),
-        rejection.at.isoformat(),
-    )
-
-
-def _rejection(row: tuple[Any, ...]) -> Rejection:
-    (scope, guest), (sha256, reason, message, findings, at) = _key(row), row[3:]
-    return Rejection(
-        scope=scope,
-        guest=guest,
-        sha256=sha256,
-        reason=_reason(reason),
-        message=message,
-        findings=tuple(Finding(_reason(word), *rest) for word, *rest in json.loads(findings)),
-        at=datetime.fromisoformat(at),
-    )
-
-
-def _reason(word: str) -> Reason:
-    """The reason of that word, or a general one: a newer version may have known more of them before a downgrade."""
-    return _REASONS.get(word, Reason.INVALID_DOCUMENT)

@@ -42,6 +42,15 @@ _MIGRATIONS = (
         PRIMARY KEY (scope_kind, scope_name, guest)
     ) STRICT;
     """,
+    """
+    ALTER TABLE document ADD COLUMN signers TEXT NOT NULL DEFAULT '';
+    CREATE TABLE trust (
+        one       INTEGER PRIMARY KEY CHECK (one = 1),
+        version   INTEGER NOT NULL,
+        statement BLOB    NOT NULL,
+        root      TEXT    NOT NULL
+    ) STRICT;
+    """,
 )
 """Step n brings a file of version n to n + 1. Never edit one that was released: add the next."""
 

@@ -85,10 +85,41 @@ class Reason(StrEnum):
         "The sha256 sent with the document is not the document's.",
         "Push again; if it recurs, something on the way changes documents.",
     )
-    SIGNATURE_UNSUPPORTED = (
-        "SignatureUnsupported",
-        "The document is a signed envelope, which this version cannot verify.",
-        "Send the document without an envelope, or upgrade.",
+    SIGNATURE_MISSING = (
+        "SignatureMissing",
+        "The document is not signed, and this host, or this guest since it was signed once, takes signed ones only.",
+        "Push it with `tapster push --sign KEY`.",
+    )
+    SIGNATURE_INVALID = (
+        "SignatureInvalid",
+        "The signed envelope is broken, or a signature in it is not over this content.",
+        "Sign and push again; if it recurs, something on the way changes documents.",
+    )
+    SIGNER_UNKNOWN = (
+        "SignerUnknown",
+        "No key that this host trusts has signed the document.",
+        "Sign with a key that is in force; `tapster keys list` shows them.",
+    )
+    THRESHOLD_NOT_MET = (
+        "ThresholdNotMet",
+        "Fewer keys have signed the document than must.",
+        "Have others add their signatures with `tapster sign`, and push the result.",
+    )
+    SCOPE_MISMATCH = (
+        "ScopeMismatch",
+        "The signed document is for another fleet, host or group than the topic it came on.",
+        "Push it where it was signed for; if nobody did, somebody replays signed documents.",
+    )
+    TRUST_UNUSABLE = (
+        "TrustUnusable",
+        "The keys in the folder trust.keys can't be used, so no signature counts.",
+        "Mend what the message names, and restart the agent.",
+    )
+    TRUST_STALE = (
+        "TrustStale",
+        "The signers have not been heard of for longer than they said: the broker may keep documents back.",
+        "Renew the statement with `tapster keys rotate`; if that changes nothing, look at the broker.",
+        True,
     )
 
     # One disk's definition: that disk is refused, the others go on.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.definition import DocumentRejected, Finding, Limits
 from agent.document import GENERATION_MAX, DesiredDocument, Scope, read_document
+from agent.trust.policy import Unchecked
 from reconcilers.reason import Reason
 
 SCOPE = Scope("host", "db1")
@@ -17,7 +18,9 @@ XML = "<domain type='xen'>\n  <name>vm1</name>\n</domain>\n"
 
 
 def read(payload: bytes, guest: str = "vm1", limits: Limits = LIMITS, **properties: str) -> DesiredDocument:
-    return read_document(payload, scope=SCOPE, guest=guest, properties=properties, limits=limits)
+    return read_document(
+        payload, scope=SCOPE, guest=guest, properties=properties, limits=limits, opener=Unchecked("lab")
+    )
 
 
 def as_json(**fields: object) -> bytes:
@@ -112,8 +115,8 @@ def test_a_size_at_the_limit_is_taken_and_one_byte_more_is_not() -> None:
         (as_json(domain_xml=""), Reason.INVALID_DOCUMENT, "/domain_xml", None, "it is missing or empty"),
         (as_json(fleet="x"), Reason.INVALID_DOCUMENT, "/fleet", None, "no such field; there are guest, generation"),
         (as_json(guest="vm2"), Reason.NAME_MISMATCH, "/guest", None, "for 'vm2' and the topic for 'vm1'"),
-        (b'{"payloadType": "x"}', Reason.SIGNATURE_UNSUPPORTED, "", None, "signed envelope"),
-        (b'{"payload": "", "signatures": []}', Reason.SIGNATURE_UNSUPPORTED, "", None, "signed envelope"),
+        (b'{"payloadType": "x"}', Reason.SIGNATURE_INVALID, "/payload", None, "signed envelope"),
+        (b'{"payload": "", "signatures": []}', Reason.SIGNATURE_INVALID, "/payloadType", None, "signed envelope"),
     ],
     ids=lambda value: value[:20].decode("latin-1") if isinstance(value, bytes) else None,
 )

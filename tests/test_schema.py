@@ -21,14 +21,17 @@ from agent.bus.topics import (
     StatusTopic,
     SyncTopic,
     TopicError,
+    TrustTopic,
 )
 from agent.cli.schema import run
 from agent.definition import Finding
 from agent.events import DATA, Cause, DiskPhaseChange, DocumentVerdict, EventSource, EventType, HostChange, PhaseChange
 from agent.schema import asyncapi, schemas
 from agent.status import Phase, Status
+from agent.trust.keys import PrivateKey
 from reconcilers.reason import Reason
 from tests.test_readme import blocks
+from tests.trust.signing import fields, sealed
 
 # schemas/3.0.0-without-$id.json of the npm package @asyncapi/specs 6.11.1 (Apache-2.0), blanks removed.
 OFFICIAL = Path(__file__).parent / "asyncapi-3.0.0.json.gz"
@@ -63,7 +66,7 @@ def test_addresses_are_those_of_the_bus() -> None:
     parsed = {type(topics.parse(channel["address"].format(**EXAMPLES))) for channel in asyncapi()["channels"].values()}
     assert parsed == {
         *(DesiredTopic, AgentTopic, HostStatusTopic, StatusTopic),
-        *(EventTopic, CommandTopic, SyncTopic, OperatorTopic),
+        *(EventTopic, CommandTopic, SyncTopic, OperatorTopic, TrustTopic),
     }
     with pytest.raises(TopicError):
         topics.parse("tapster/v1/f/hosts/h/other")
@@ -110,6 +113,16 @@ def test_desired_documents() -> None:
     assert faults(validator, good) == []
     assert faults(validator, good | {"state": "gone"})
     assert faults(validator, good | {"more": 1})
+
+
+def test_signed_documents_and_their_envelope() -> None:
+    known, key = schemas(), PrivateKey.new()
+    envelope, signed = Draft202012Validator(known["signed-envelope"]), Draft202012Validator(known["signed-document"])
+    assert faults(envelope, sealed(key).as_json()) == []
+    assert faults(envelope, sealed().as_json())
+    assert faults(signed, fields()) == []
+    assert faults(signed, fields(generation=...))
+    assert faults(signed, fields(scope=...))
 
 
 def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from agent.definition import Finding
 from agent.document import DesiredDocument, Scope, digest
-from agent.store import Rejection, Store, Verdict
+from agent.rejection import Rejection
+from agent.store import Store, Verdict
 from reconcilers.reason import Reason
 
 HOST, GROUP = Scope("host", "db1"), Scope("group", "web")

@@ -28,6 +28,7 @@ from agent.bus.topics import (
     Topic,
     TopicError,
     Topics,
+    TrustTopic,
 )
 from agent.settings import BrokerSettings
 
@@ -66,8 +67,8 @@ class BusSession:
         topics: The fleet's and the host's names; the host's is the client id.
         groups: Groups whose documents count for this host, besides the built-in `all`.
         birth: Makes the payload for the agent topic: JSON with `state` and the process's `session`.
-        on_documents: Takes desired documents, in order of arrival. The guest in the topic may be invalid; an empty
-            payload withdraws.
+        on_documents: Takes desired documents and trust statements, in order of arrival. The guest in the topic may be
+            invalid; an empty payload withdraws.
         on_command: Answers a request; None is no reply. Several run at a time.
         on_synced: Called each time everything retained has arrived, after `on_documents` had all of it.
         spool: Events kept while the broker is away; with more, the oldest are dropped.
@@ -91,7 +92,8 @@ class BusSession:
             Scope("host", topics.host): topics.desired_filter,
             **{Scope("group", group): topics.group_filter(group) for group in dict.fromkeys((EVERY_HOST, *groups))},
         }
-        self._filters = [topics.agent, *self._scopes.values(), topics.command_filter, topics.sync]
+        # Statements first, so that documents meet the keys that are in force now.
+        self._filters = [topics.trust, topics.agent, *self._scopes.values(), topics.command_filter, topics.sync]
         self._birth = birth
         self._on_documents = on_documents
         self._on_command = on_command
@@ -253,6 +255,8 @@ class BusSession:
         for message in messages:
             match self._parse(message.topic):
                 case DesiredTopic(scope) if scope in self._scopes:
+                    documents.append(message)
+                case TrustTopic():
                     documents.append(message)
                 case CommandTopic():
                     commands.append(message)

@@ -96,6 +96,11 @@ class SyncTopic:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustTopic:
+    """The statements by which the fleet's keys hand over."""
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorTopic:
     """What belongs to one operator's connection: replies to its requests, and nonces to itself."""
 
@@ -104,7 +109,15 @@ class OperatorTopic:
 
 
 Topic = (
-    DesiredTopic | AgentTopic | HostStatusTopic | StatusTopic | EventTopic | CommandTopic | SyncTopic | OperatorTopic
+    DesiredTopic
+    | AgentTopic
+    | HostStatusTopic
+    | StatusTopic
+    | EventTopic
+    | CommandTopic
+    | SyncTopic
+    | TrustTopic
+    | OperatorTopic
 )
 
 
@@ -125,6 +138,11 @@ class FleetTopics:
     def prefix(self) -> str:
         """What all topics of the fleet begin with, without a slash at the end."""
         return f"tapster/v1/{self.fleet}"
+
+    @property
+    def trust(self) -> str:
+        """Where the trust statements stand."""
+        return f"{self.prefix}/trust"
 
     @property
     def every_agent(self) -> str:
@@ -171,6 +189,8 @@ class FleetTopics:
                 parsed = DesiredTopic(Scope("group", group), guest)
             case ["operators", client, channel] if CLIENT.fullmatch(client) and channel in get_args(Channel):
                 parsed = OperatorTopic(client, cast("Channel", channel))
+            case ["trust"]:
+                parsed = TrustTopic()
             case _:
                 parsed = None
         if parsed is None:

@@ -11,13 +11,14 @@ from typing import Any, Literal
 from agent.bus.fleet import Fleet, rejection, trouble
 from agent.bus.message import Message
 from agent.bus.operator import BusError, Operator, operator
-from agent.bus.topics import Scope, TopicError
+from agent.bus.topics import DesiredTopic, FleetTopics, TopicError
 from agent.cli.push_files import Definition, RefusedError, read_definitions
 from agent.cli.tables import sentence
 from agent.definition import DocumentRejected, Limits
 from agent.document import digest, read_document
 from agent.settings import Settings
 from agent.status import AT_REST, DiskStatus, GuestStatus, Phase
+from agent.trust.policy import Unchecked
 
 VERDICT_SECONDS = 1.0
 """A rejection that stands in the status may be an older one; after this long without a better word it is ours."""
@@ -125,7 +126,8 @@ async def _push(pushes: list[Push], generation: int | None, seconds: float | Non
         if state != "online":
             _say(f"host {host!r} is {state}; its documents wait for it on the bus")
         for push in pushes:
-            known = _known_generation(documents.get(topics.desired(push.guest)), fleet.guests.get((host, push.guest)))
+            document = documents.get(topics.desired(push.guest))
+            known = _known_generation(document, fleet.guests.get((host, push.guest)), op.topics)
             if generation is not None and generation < known:
                 raise RefusedError(
                     f"guest {push.guest!r}: generation {generation} is below {known}, which is known already, so hosts "
@@ -139,20 +141,24 @@ async def _push(pushes: list[Push], generation: int | None, seconds: float | Non
             await _wait(op, fleet, pushes, seconds)
 
 
-def _known_generation(document: Message | None, status: GuestStatus | None) -> int:
+def _known_generation(document: Message | None, status: GuestStatus | None, topics: FleetTopics) -> int:
     """The highest generation that the bus knows of: the retained document's, or the one that the host observed."""
     observed = status.observed_generation if status else None
-    return max(observed or 0, _declared_generation(document) or 0)
+    return max(observed or 0, _declared_generation(document, topics) or 0)
 
 
-def _declared_generation(message: Message | None) -> int | None:
-    if message is None:
+def _declared_generation(message: Message | None, topics: FleetTopics) -> int | None:
+    topic = topics.parse(message.topic) if message else None
+    if message is None or not isinstance(topic, DesiredTopic):
         return None
-    limits = Limits(max_bytes=len(message.payload))
-    scope, guest = Scope("host", "any"), message.topic.rpartition("/")[2]
     try:
         return read_document(
-            message.payload, scope=scope, guest=guest, properties=message.properties, limits=limits
+            message.payload,
+            scope=topic.scope,
+            guest=topic.guest,
+            properties=message.properties,
+            limits=Limits(max_bytes=len(message.payload)),
+            opener=Unchecked(topics.fleet),
         ).generation
     except DocumentRejected:  # by hosts as well, so what it says counts for nothing
         return None

@@ -16,11 +16,12 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
 from agent.bus.operator import BusError, operator
-from agent.bus.topics import EVERY_HOST, Scope, TopicError
+from agent.bus.topics import EVERY_HOST, DesiredTopic, TopicError
 from agent.cli.inspect import read
 from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_domain, parse_file
 from agent.document import read_document
 from agent.settings import Settings
+from agent.trust.policy import Unchecked
 from reconcilers.reason import Reason
 from reconcilers.spec import Device
 from reconcilers.stable_path import StablePaths
@@ -104,10 +105,18 @@ async def _from_bus(guest: str, host: str, settings: Settings) -> GuestDefinitio
         own, common = op.topics.of(host).desired(guest), op.topics.group_desired(EVERY_HOST, guest)
         messages = {message.topic: message for message in await op.retained(own, common)}
     message = messages.get(own) or messages.get(common)
-    if message is None:
+    topic = op.topics.parse(message.topic) if message else None
+    if message is None or not isinstance(topic, DesiredTopic):
         raise BusError(f"there is no document on {own} or {common}; see `tapster status` for the guests that there are")
-    limits, scope = Limits(max_bytes=settings.limits.document_bytes), Scope("host", host)
-    document = read_document(message.payload, scope=scope, guest=guest, properties=message.properties, limits=limits)
+    limits = Limits(max_bytes=settings.limits.document_bytes)
+    document = read_document(
+        message.payload,
+        scope=topic.scope,
+        guest=guest,
+        properties=message.properties,
+        limits=limits,
+        opener=Unchecked(settings.fleet),
+    )
     if document.state == "absent":
         raise BusError("its document says absent, so it has no disks")
     return parse_domain(document.body, name=guest, limits=limits)

@@ -81,7 +81,7 @@ DOCUMENTS: dict[str, tuple[Callable[[str], bytes | str], str, str, int | None]] 
     "json-no-xml": (lambda guest: as_json(guest, domain_xml=None), "InvalidDocument", "missing", None),
     "json-name": (lambda _: as_json("another"), "NameMismatch", "another", None),
     "json-bad-xml": (lambda guest: as_json(guest, domain_xml="<domain>\n<"), "MalformedXml", "", 2),
-    "dsse": (envelope, "SignatureUnsupported", "DSSE", None),
+    "dsse": (envelope, "SignatureInvalid", "signed envelope", None),
 }
 # These need the topic to be wrong, or are about the bus's own forms, so inspect finds nothing or something else.
 ONLY_ON_THE_BUS = {"name", "dsse"} | {name for name in DOCUMENTS if name.startswith("json")}
