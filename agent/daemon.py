@@ -90,6 +90,7 @@ class Daemon:
             settings.paths.runtime,
             instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
             abilities,
+            settings.images.allowed(settings.paths),
             server_patience=settings.blktap.start_timeout,
             on_change=self._changed,
         )

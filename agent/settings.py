@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from agent.options import FILE_VARIABLE, PREFIX, Option, Unit, options, unknown_keys, unknown_variables
 from reconcilers.blktap.kinds import ServerKind
+from reconcilers.pools import Pools
 from reconcilers.spec import Format
 
 DEFAULT_FILE = Path("/etc/tapster/tapster.toml")
@@ -72,10 +73,18 @@ def _no_builtin(groups: tuple[str, ...]) -> tuple[str, ...]:
     return groups
 
 
+def _no_kernel_tree(path: Path) -> Path:
+    if ".." in path.parts or any(path.is_relative_to(tree) for tree in ("/proc", "/sys")):
+        raise ValueError("a pool is a folder of files on a disk, named without '..'")
+    return path
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelText = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,63}$")]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+ImagePool = Annotated[AbsolutePath, AfterValidator(_no_kernel_tree)]
+DevicePattern = Annotated[str, Field(pattern=r"^/dev/[^/].*$")]
 Count = Annotated[int, BeforeValidator(_no_truth)]
 Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
 WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
@@ -182,6 +191,27 @@ class PathSettings(Section):
     state: AbsolutePath = Field(
         Path("/var/lib/tapster"), description="The store of accepted documents; must survive reboots."
     )
+
+
+class ImageSettings(Section):
+    """What of the host guests may be given."""
+
+    pools: Annotated[tuple[ImagePool, ...], BeforeValidator(_from_commas)] = Field(
+        (Path("/var/lib/tapster/images"), Path("/var/lib/libvirt/images")),
+        description="Folders whose files may be images. In them no link is followed and no mount point crossed; a "
+        "mount point below a pool is a pool of its own.",
+    )
+    devices: Annotated[tuple[DevicePattern, ...], BeforeValidator(_from_commas)] = Field(
+        (),
+        description="Block devices that may be sources, by what the kernel and device mapper call them: /dev/sd[b-z], "
+        "/dev/mapper/guests-*. None: no block devices.",
+    )
+    hard_links: bool = Field(False, description="Files with more than one name may be images.")
+
+    def allowed(self, paths: PathSettings) -> Pools:
+        """As the reconcilers have it."""
+        private = tuple(path.resolve() for path in (paths.runtime, paths.state))
+        return Pools(folders=self.pools, devices=self.devices, hard_links=self.hard_links, private=private)
 
 
 class LimitSettings(Section):
@@ -298,6 +328,7 @@ class Settings(BaseSettings):
     )
     broker: BrokerSettings = Field(BrokerSettings(), description="The MQTT broker and the session with it.")
     paths: PathSettings = Field(PathSettings(), description="Where the agent keeps things.")
+    images: ImageSettings = Field(ImageSettings(), description="What of the host guests may be given.")
     limits: LimitSettings = Field(
         LimitSettings(), description="What documents may cost; one beyond a limit is rejected."
     )

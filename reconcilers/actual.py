@@ -10,6 +10,9 @@ from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Format
 from reconcilers.tuning import Tuning
 
+SECTOR = 512
+"""Bytes in the unit in which the kernel counts, and the least that a disk can have."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileId:

@@ -9,7 +9,7 @@ from typing import Protocol
 from reconcilers.actual import Attached
 from reconcilers.exclusive import claim
 from reconcilers.image_header import check_header
-from reconcilers.source import OpenSource, open_source
+from reconcilers.source import OpenSource, Pin, inspected, opened
 from reconcilers.spec import Backend, DiskKey, DiskSpec
 
 
@@ -24,11 +24,12 @@ class Reconciler(Protocol):
     def observe(self, key: DiskKey) -> Attached | None:
         """What this backend has for the disk. Blocks; call it in a thread."""
 
-    async def attach(self, spec: DiskSpec, *, replacing: "Reconciler | None" = None) -> str | None:
+    async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: "Reconciler | None" = None) -> str | None:
         """Bring the disk up.
 
         Args:
             spec: With the effective backend.
+            pin: What its source is; the path is not looked at again.
             replacing: Has the disk now. All that can be checked of the new one is checked before it is asked to detach.
 
         Returns:
@@ -57,25 +58,26 @@ class CheckedSource:
 
 
 @asynccontextmanager
-async def checked_source(spec: DiskSpec, *, claimed: bool = False) -> AsyncIterator[CheckedSource]:
+async def checked_source(spec: DiskSpec, pin: Pin, *, claimed: bool = False) -> AsyncIterator[CheckedSource]:
     """Open and check what `spec` names, in a thread, as its storage may hang; closed at the end of the block.
 
     Args:
         spec: With a source.
+        pin: That source.
         claimed: Lock it too.
 
     Raises:
-        DiskError: What `open_source`, `check_header` and `claim` say against it.
+        DiskError: What `opened`, `check_header` and `claim` say against it.
     """
     stack = ExitStack()
     try:
-        yield await asyncio.to_thread(_open_and_check, spec, stack, claimed=claimed)
+        yield await asyncio.to_thread(_open_and_check, spec, pin, stack, claimed=claimed)
     finally:
         await asyncio.to_thread(stack.close)  # closing a file on hung storage hangs as well
 
 
 @asynccontextmanager
-async def claimed_source(spec: DiskSpec, replacing: Reconciler | None) -> AsyncIterator[CheckedSource]:
+async def claimed_source(spec: DiskSpec, pin: Pin, replacing: Reconciler | None) -> AsyncIterator[CheckedSource]:
     """Open, check and lock what `spec` names, and take down what is replaced at the latest moment.
 
     The new image is locked before the old disk goes, so that a disk is not lost to an image that can't be had; only
@@ -84,7 +86,7 @@ async def claimed_source(spec: DiskSpec, replacing: Reconciler | None) -> AsyncI
     Raises:
         DiskError: What `checked_source`, `claim` or the detaching says against it.
     """
-    async with checked_source(spec, claimed=replacing is None) as checked:
+    async with checked_source(spec, pin, claimed=replacing is None) as checked:
         if replacing:
             await _claim_from(replacing, spec, checked.image)
         yield checked
@@ -100,15 +102,12 @@ async def _claim_from(replacing: Reconciler, spec: DiskSpec, image: OpenSource) 
         await replacing.detach(spec.key)
 
 
-def _open_and_check(spec: DiskSpec, stack: ExitStack, *, claimed: bool) -> CheckedSource:
-    if spec.source is None or spec.format is None:
+def _open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool) -> CheckedSource:
+    if spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
     fmt, offset, size = spec.format, spec.slice_offset, spec.slice_size
-    image, warning = stack.enter_context(
-        open_source(
-            spec.source, writable=not spec.read_only, inspect=lambda found: check_header(found.part(offset, size), fmt)
-        )
-    )
+    warning = inspected(pin, lambda found: check_header(found.part(offset, size), fmt))
+    image = stack.enter_context(opened(pin, writable=not spec.read_only))
     if claimed:
         claim(image, spec)
     return CheckedSource(image, warning)

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from reconcilers.actual import Attached, FileId, Source
+from reconcilers import block_layer
+from reconcilers.actual import SECTOR, Attached, FileId
 from reconcilers.backend import Reconciler, checked_source
 from reconcilers.blktap.tap import TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.holders import describe_holders
-from reconcilers.loop import control
+from reconcilers.loop.devices import guest_disk_below
 from reconcilers.reason import Reason
-from reconcilers.source import OpenSource
+from reconcilers.source import OpenSource, Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.tag import disk_id
@@ -56,23 +57,22 @@ class BlockReconciler:
         self._claims = claims
         self._paths = paths
 
-    def refuse_taken(self, image: Source, spec: DiskSpec, taps: Iterable[TapRecord]) -> None:
+    def refuse_taken(self, pin: Pin, spec: DiskSpec, taps: Iterable[TapRecord]) -> None:
         """Refuse a block device that another disk or somebody else on this host has, by whatever name and backend.
 
         Raises:
             DiskError: SourceInUse.
         """
-        path, rdev = str(spec.source), image.identity.device
-        if os.major(rdev) == control.LOOP_MAJOR and (device := control.describe(os.minor(rdev))) and device.tag:
-            raise _in_use(path, f"guest disk {device.tag.label}, whose own device it is")
+        path, rdev = pin.path, pin.source.identity.device
+        if label := guest_disk_below(rdev):
+            raise _in_use(path, f"guest disk {label}, whose own device it is or stands on")
         for claim in self.survey():
             if claim.rdev == rdev and claim.key != spec.key and _is_present(claim) and not _may_share(spec, claim):
                 raise _in_use(path, f"guest disk {claim.key}")
         for tap in taps:
-            if tap.identity == image.identity and tap.key != spec.key and not (spec.read_only and tap.read_only):
+            if tap.identity == pin.source.identity and tap.key != spec.key and not (spec.read_only and tap.read_only):
                 raise _in_use(path, f"guest disk {tap.key}")
-        if not spec.read_only and not spec.shareable:
-            _nobody_has_it(path)
+        _nobody_has_it(f"/proc/self/fd/{pin.fd}", _node(rdev))
 
     def survey(self) -> list[BlockClaim]:
         """Every claim there is."""
@@ -95,9 +95,9 @@ class BlockReconciler:
             identity=FileId(claim.rdev, 0),
             device_path=claim.path,
             diskseq=claim.diskseq,
-            size_bytes=(_sysfs(claim.rdev, "size") or 0) * 512,
-            logical_block_size=_sysfs(claim.rdev, "queue/logical_block_size") or 512,
-            read_only=bool(_sysfs(claim.rdev, "ro")),
+            size_bytes=(block_layer.number(claim.rdev, "size") or 0) * SECTOR,
+            logical_block_size=block_layer.number(claim.rdev, "queue/logical_block_size") or 512,
+            read_only=bool(block_layer.number(claim.rdev, "ro")),
             tuning=UNTUNED,
             asked=UNTUNED,
             slice_offset=0,
@@ -107,9 +107,9 @@ class BlockReconciler:
             linked=self._paths.read(key) == claim.path,
         )
 
-    async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
+    async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
-        async with checked_source(spec) as checked:
+        async with checked_source(spec, pin) as checked:
             if replacing:
                 await replacing.detach(spec.key)
             await asyncio.to_thread(self._take, spec, checked.image)
@@ -138,9 +138,9 @@ class BlockReconciler:
         claim = BlockClaim(
             guest=spec.key.guest,
             target=spec.key.target,
-            path=str(Path(image.path).resolve()),
+            path=_node(rdev),
             rdev=rdev,
-            diskseq=_sysfs(rdev, "diskseq"),
+            diskseq=block_layer.number(rdev, "diskseq"),
             read_only=spec.read_only,
             shareable=spec.shareable,
         )
@@ -154,7 +154,7 @@ class BlockReconciler:
     def _let_go(self, key: DiskKey) -> None:
         claim = _read(self._claim_path(key))
         if claim is not None and _is_present(claim):
-            _nobody_has_it(claim.path, reason=Reason.DEVICE_IN_USE)
+            _nobody_has_it(claim.path, claim.path, reason=Reason.DEVICE_IN_USE)
         self._paths.remove(key)
         self._claim_path(key).unlink(missing_ok=True)
 
@@ -171,32 +171,29 @@ def _read(path: Path) -> BlockClaim | None:
 
 def _is_present(claim: BlockClaim) -> bool:
     """Whether the device is still the one that was claimed, and not another one under its number."""
-    return _sysfs(claim.rdev, "diskseq") == claim.diskseq
+    return block_layer.number(claim.rdev, "diskseq") == claim.diskseq
 
 
 def _may_share(spec: DiskSpec, other: BlockClaim) -> bool:
     return (spec.shareable and other.shareable) or (spec.read_only and other.read_only)
 
 
-def _nobody_has_it(path: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> None:
+def _nobody_has_it(path: str, node: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> None:
     """An exclusive open fails while a mount, RAID, LVM or another exclusive opener has the device (open(2), O_EXCL)."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _in_use(path, f"something on this host: {describe_holders(path)}", reason=reason) from error
+        raise _in_use(node, f"something on this host: {describe_holders(node)}", reason=reason) from error
 
 
 def _in_use(path: str, who: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> DiskError:
     return DiskError(reason, f"device {path} is in use by {who}; two users would corrupt it. Let the holder go first")
 
 
-def _sysfs(rdev: int, name: str) -> int | None:
-    folder = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
-    for path in (folder / name, folder.parent / name):
-        try:
-            return int(path.read_text(encoding="ascii"))
-        except OSError:
-            continue
-    return None
+def _node(rdev: int) -> str:
+    node = block_layer.node(rdev)
+    if node is None:
+        raise DiskError(Reason.IMAGE_MISSING, f"block device {os.major(rdev)}:{os.minor(rdev)} has just gone")
+    return node

@@ -16,6 +16,8 @@ from typing import Self
 import structlog
 from asyncinotify import Event, Inotify, Mask, Watch
 
+from reconcilers.errors import DiskError
+from reconcilers.pools import Pools, opened_below
 from reconcilers.spec import DiskKey
 from reconcilers.trigger import Trigger
 
@@ -35,8 +37,9 @@ class FileEvents:
     `follow` may be called from any thread, since adding a watch can block on hung storage.
     """
 
-    def __init__(self, on_event: Callable[[DiskKey, Trigger], None]) -> None:
+    def __init__(self, on_event: Callable[[DiskKey, Trigger], None], pools: Pools) -> None:
         self._on_event = on_event
+        self._pools = pools
         self._inotify = Inotify()
         self._guard = threading.Lock()
         self._folders: dict[Path, Watch] = {}
@@ -65,14 +68,17 @@ class FileEvents:
         os.close(self._mounts)
         self._inotify.close()
 
-    def follow(self, key: DiskKey, source: Path | None, *, length_matters: bool) -> None:
+    def follow(self, key: DiskKey, path: str | None, *, length_matters: bool) -> None:
         """Tell when something happens to a disk's source from now on, instead of what was followed for it before.
+
+        What is in no pool is not followed: whoever wrote the definition shall not have us look into other folders.
 
         Args:
             key: The disk.
-            source: Its source as the definition names it; None follows nothing any more.
+            path: Its source as the definition names it; None follows nothing any more.
             length_matters: The file's length is the disk's.
         """
+        source = Path(path) if path else None
         with self._guard:
             before = self._sources.get(key)
             if before is not None and before != source:
@@ -82,7 +88,7 @@ class FileEvents:
                 return
             self._sources[key] = source
             self._disks.setdefault(source, set()).add(key)
-        self._add(self._folders, source.parent, _FOLDER)
+        self._add(self._folders, source.parent, _FOLDER, folder=True)
         if length_matters:
             self._add(self._images, source, _IMAGE)
 
@@ -113,16 +119,20 @@ class FileEvents:
         if not any(other.parent == source.parent for other in self._disks):
             self._drop(self._folders, source.parent)
 
-    def _add(self, watches: dict[Path, Watch], path: Path, mask: Mask) -> None:
+    def _add(self, watches: dict[Path, Watch], path: Path, mask: Mask, *, folder: bool = False) -> None:
         """Without the guard, since resolving a path may hang with its storage."""
         if path in watches:
             return
         try:
-            watches[path] = self._inotify.add_watch(path, mask)
-        except FileNotFoundError:
+            with opened_below(self._pools, str(path), folder=folder) as (fd, _):
+                watch = self._inotify.add_watch(Path(f"/proc/self/fd/{fd}"), mask)
+        except (DiskError, FileNotFoundError):
             return
         except OSError as error:  # ENOSPC: fs.inotify.max_user_watches is used up
             log.warning("changes of a file will be noticed late", path=str(path), why=error.strerror)
+            return
+        watch.path = path  # the name under which its events are told; the descriptor's is closed by now
+        watches[path] = watch
 
     def _drop(self, watches: dict[Path, Watch], path: Path) -> None:
         watch = watches.pop(path, None)

@@ -8,7 +8,7 @@ import fcntl
 import os
 import platform
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -25,9 +25,11 @@ from reconcilers.file_events import FileEvents
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
+from reconcilers.openat2 import why_not
 from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Tune, Unlink
+from reconcilers.pools import Pools
 from reconcilers.reason import Reason
-from reconcilers.source import look_at
+from reconcilers.source import Pin, look_at, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
@@ -77,7 +79,15 @@ async def probe(servers: Collection[ServerKind], formats: frozenset[Format]) -> 
     Args:
         servers: The tap servers that the settings allow.
         formats: Image formats that they may serve.
+
+    Raises:
+        DiskError: BackendUnavailable if no disk at all can be brought up safely.
     """
+    if problem := why_not():
+        message = (
+            f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
+        )
+        raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
     taps = await probe_taps(servers, formats)
     missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
     if problem := unopenable("/dev/loop-control"):
@@ -93,6 +103,7 @@ class Host:
         runtime: Path,
         instance: str,
         abilities: HostAbilities,
+        pools: Pools,
         *,
         server_patience: float,
         on_change: Callable[[DiskKey, Trigger], None],
@@ -103,6 +114,7 @@ class Host:
             runtime: Folder of stable paths, taps and claims; it is lost at a reboot, as the devices are.
             instance: From `tag.instance_id`.
             abilities: From `probe`.
+            pools: Where sources may be.
             server_patience: Seconds that a tap's server may take to start or end.
             on_change: Called in the event loop when something happened to a disk behind our back.
         """
@@ -113,6 +125,7 @@ class Host:
         self._seen: dict[DiskKey, Attached] = {}
         self._suspects: set[DiskKey] = set()
         self._device_locks: dict[int, asyncio.Lock] = {}
+        self._pools = pools
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, (runtime / "taps").resolve())
@@ -163,7 +176,7 @@ class Host:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Be told by the kernel of what happens behind our back to devices and images, for the length of the block."""
-        with KernelEvents(self._device_changed), FileEvents(self._on_change) as self._files:
+        with KernelEvents(self._device_changed), FileEvents(self._on_change, self._pools) as self._files:
             yield
         self._files = None
 
@@ -244,9 +257,8 @@ class Host:
         stray_link = self.paths.read(key) if attached is None else None
         if self._files:
             length_matters = attached is not None and attached.backend is Backend.LOOP
-            source = Path(source_path) if source_path else None
-            self._files.follow(key, source, length_matters=length_matters)
-        return Actual(_look(source_path) if source_path else None, attached, stray_link)
+            self._files.follow(key, source_path, length_matters=length_matters)
+        return Actual(_look(source_path, self._pools) if source_path else None, attached, stray_link)
 
     def _attached(self, key: DiskKey) -> Attached | None:
         self._names[disk_id(key)] = key
@@ -274,8 +286,8 @@ class Host:
             case Unlink():
                 await asyncio.to_thread(self.paths.remove, key)
             case Attach(spec):
-                async with self._device_for(spec):
-                    return await self._backend(spec).attach(spec)
+                async with self._pinned(spec) as pin:
+                    return await self._backend(spec).attach(spec, pin)
             case Adopt(spec, attached):
                 await self._by_backend[attached.backend].adopt(spec)
             case Grow(attached):
@@ -287,24 +299,31 @@ class Host:
                     # Nothing but errors comes from it, and what a block disk's link names is somebody else's by now, so
                     # it goes even if what shall take its place can't be had.
                     await self._by_backend[attached.backend].detach(key)
-                async with self._device_for(spec):
-                    return await self._backend(spec).attach(spec, replacing=self._by_backend[attached.backend])
+                async with self._pinned(spec) as pin:
+                    replaced = self._by_backend[attached.backend]
+                    return await self._backend(spec).attach(spec, pin, replacing=replaced)
             case Detach(attached):
                 await self._by_backend[attached.backend].detach(key)
         return None
 
     @asynccontextmanager
-    async def _device_for(self, spec: DiskSpec) -> AsyncIterator[None]:
-        """Refuse a block device that is taken, and keep other disks off it until this one's claim is there to see."""
-        source = await asyncio.to_thread(look_at, spec.source) if spec.source else None
-        if source is None or source.kind is not SourceKind.BLOCK:
-            yield
-            return
-        async with self._device_locks.setdefault(source.identity.device, asyncio.Lock()):
-            await asyncio.to_thread(
-                lambda: self._block.refuse_taken(source, spec, self._blktap.records()),
-            )
-            yield
+    async def _pinned(self, spec: DiskSpec) -> AsyncIterator[Pin]:
+        """The spec's source, resolved this one time.
+
+        A block device that is taken is refused, and other disks are kept off it until this one's claim is there to see.
+        """
+        if spec.source is None:
+            raise AssertionError(f"{spec.key} has no source to open")
+        with ExitStack() as stack:
+            pin = await asyncio.to_thread(stack.enter_context, pinned(spec.source, self._pools))
+            if pin.source.kind is not SourceKind.BLOCK:
+                yield pin
+                return
+            async with self._device_locks.setdefault(pin.source.identity.device, asyncio.Lock()):
+                await asyncio.to_thread(
+                    lambda: self._block.refuse_taken(pin, spec, self._blktap.records()),
+                )
+                yield pin
 
     def close(self) -> None:
         """Stop watching. Every disk stays up."""
@@ -325,8 +344,8 @@ class Host:
         return self._by_backend[spec.backend]
 
 
-def _look(path: str) -> Source | Fault:
+def _look(path: str, pools: Pools) -> Source | Fault:
     try:
-        return look_at(path)
+        return look_at(path, pools)
     except DiskError as error:
         return Fault(error.reason, error.message)

@@ -9,9 +9,10 @@ VMDK "Virtual Disk Format 5.0", VDI block/vdi.c.
 import struct
 from collections.abc import Callable
 
+from reconcilers.actual import SECTOR
 from reconcilers.errors import DiskError
 from reconcilers.reason import Reason
-from reconcilers.source import SECTOR, OpenSource
+from reconcilers.source import OpenSource
 from reconcilers.spec import Format
 
 _HEAD_BYTES = 4096

@@ -183,8 +183,23 @@ class Reason(StrEnum):
     )
     NOT_AN_IMAGE = (
         "NotAnImage",
-        "The source is a directory, FIFO, socket or character device.",
-        "Name a regular file or a block device.",
+        "The source is a directory, FIFO, socket, character device, or a program that runs as its owner.",
+        "Name a regular file, or a block device by its name in /dev.",
+    )
+    OUTSIDE_POOLS = (
+        "OutsidePools",
+        "The source is not in an image pool, or the way to it leads over a link or into another mount.",
+        "Move the image to a pool and name it there; or add its folder, or the mount's, to images.pools.",
+    )
+    DEVICE_NOT_ALLOWED = (
+        "DeviceNotAllowed",
+        "The block device is not among those that guests may have.",
+        "Add a pattern that names it to images.devices.",
+    )
+    HARD_LINKED = (
+        "HardLinked",
+        "The image has further names, which may be outside of the pool and somebody else's.",
+        "Copy the image and use the copy, or allow such images with images.hard_links.",
     )
     PERMISSION_DENIED = (
         "PermissionDenied",

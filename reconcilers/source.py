@@ -1,6 +1,6 @@
 """Open a disk's source once, and know exactly what was opened.
 
-The path is resolved one single time; every later step uses the descriptor.
+The path is resolved one single time, below a pool; every later step uses the descriptor.
 """
 
 import errno
@@ -11,21 +11,38 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from reconcilers.actual import FileId, Source, SourceKind
+from reconcilers import block_layer
+from reconcilers.actual import SECTOR, FileId, Source, SourceKind
 from reconcilers.errors import DiskError
+from reconcilers.loop.devices import guest_disk_below
+from reconcilers.pools import DEVICES, Pools, opened_below, outside
 from reconcilers.reason import Reason
 
 T = TypeVar("T")
-
-SECTOR = 512
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
 }
-_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A source that was found and judged, held by a descriptor that reads and writes nothing (open(2), O_PATH).
+
+    Attributes:
+        path: As the definition names it, for messages.
+        fd: Whoever opens `/proc/self/fd/<fd>` gets this very file, whatever the path has come to mean.
+        source: What it is.
+    """
+
+    path: str
+    fd: int
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,80 +72,101 @@ class OpenSource:
         return os.pread(self.fd, min(length, max(0, self.source.size_bytes - at)), self.start + at)
 
 
-def look_at(path: str) -> Source:
+def look_at(path: str, pools: Pools) -> Source:
     """What `path` refers to, without opening it for data.
 
     Raises:
-        DiskError: ImageMissing, PermissionDenied, NotAnImage, ImageEmpty or ImageTooSmall.
+        DiskError: As `pinned`.
     """
-    with _pinned(path) as (_, source):
-        return source
+    with pinned(path, pools) as pin:
+        return pin.source
 
 
 @contextmanager
-def open_source(path: str, *, writable: bool, inspect: Callable[[OpenSource], T]) -> Iterator[tuple[OpenSource, T]]:
-    """Open `path` for data and keep it open for the length of the block.
-
-    Args:
-        path: Resolved once.
-        writable: Open it for writing too.
-        inspect: Reads the source first, open for reading only: a file that was open for writing tells those who watch
-            it when it is closed, and we watch images that were refused for what is in them.
-
-    Returns:
-        The open source, and what `inspect` made of it.
+def pinned(path: str, pools: Pools) -> Iterator[Pin]:
+    """Find out what `path` refers to, once, and hold it for the length of the block.
 
     Raises:
-        DiskError: As `look_at`, and ReadOnlySource where a writable disk was asked for and can't be had.
+        DiskError: InvalidSource, OutsidePools, DeviceNotAllowed, HardLinked, NotAnImage, ImageMissing, ImageEmpty,
+            ImageTooSmall or PermissionDenied.
     """
     with ExitStack() as stack:
-        with _pinned(path) as (pin, source):
-            with _reopened(path, pin, source, writable=False) as readable:
-                found = inspect(readable)
-            image = stack.enter_context(_reopened(path, pin, source, writable=writable))
-        yield image, found
+        try:
+            fd, base = stack.enter_context(opened_below(pools, path))
+            facts = os.fstat(fd)  # opened by name alone: only now is a FUSE file's server asked, which may be dead
+        except OSError as error:
+            raise _opening_failed(path, error, writable=False) from error
+        yield Pin(path, fd, _device(path, facts, pools) if base == DEVICES else _file(path, facts, pools))
+
+
+def inspected(pin: Pin, inspect: Callable[[OpenSource], T]) -> T:
+    """What `inspect` makes of a source that is open for reading only.
+
+    A file that was open for writing tells those who watch it when it is closed, and we watch images that were refused
+    for what is in them.
+
+    Raises:
+        DiskError: What `inspect` raises, and as `opened`.
+    """
+    with opened(pin, writable=False) as readable:
+        return inspect(readable)
 
 
 @contextmanager
-def _reopened(path: str, pin: int, source: Source, *, writable: bool) -> Iterator[OpenSource]:
-    # O_NONBLOCK: a device that waits for a medium must not hang us; it has no effect on regular files.
+def opened(pin: Pin, *, writable: bool) -> Iterator[OpenSource]:
+    """Open a pinned source for data, for the length of the block.
+
+    Raises:
+        DiskError: ReadOnlySource where a writable disk was asked for and can't be had, PermissionDenied, ImageMissing.
+    """
+    # O_NONBLOCK: a device that waits for a medium, or a file with a lease (fcntl(2)), must not hang us.
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        fd = os.open(f"/proc/self/fd/{pin}", flags)
+        fd = os.open(f"/proc/self/fd/{pin.fd}", flags)
     except OSError as error:
-        raise _opening_failed(path, error, writable=writable) from error
+        raise _opening_failed(pin.path, error, writable=writable) from error
     try:
-        yield OpenSource(path, fd, source)
+        yield OpenSource(pin.path, fd, pin.source)
     finally:
         os.close(fd)
 
 
-@contextmanager
-def _pinned(path: str) -> Iterator[tuple[int, Source]]:
-    """Resolve `path` to an O_PATH descriptor, which opens nothing: a FIFO or tape sees no reader."""
-    try:
-        pin = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError as error:
-        raise _opening_failed(path, error, writable=False) from error
-    try:
-        yield pin, _describe(path, pin)
-    finally:
-        os.close(pin)
-
-
-def _describe(path: str, pin: int) -> Source:
-    try:
-        facts = os.fstat(pin)
-    except OSError as error:  # opened by name alone: only now is a FUSE file's server asked, which may be dead
-        raise _opening_failed(path, error, writable=False) from error
-    if stat.S_ISREG(facts.st_mode):
-        source = Source(kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size)
-    elif stat.S_ISBLK(facts.st_mode):
-        size = _device_size(path, facts.st_rdev)
-        source = Source(kind=SourceKind.BLOCK, identity=FileId(facts.st_rdev, 0), size_bytes=size)
-    else:
+def _file(path: str, facts: os.stat_result, pools: Pools) -> Source:
+    if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "neither file nor device")
-        raise DiskError(Reason.NOT_AN_IMAGE, f"source {path} is {kind}; name a regular file or a block device")
+        message = f"source {path} is {kind}; name a regular file in a pool, or a block device by its name in /dev"
+        raise DiskError(Reason.NOT_AN_IMAGE, message)
+    runs_as_owner = facts.st_mode & stat.S_ISUID or (facts.st_mode & stat.S_ISGID and facts.st_mode & stat.S_IXGRP)
+    if runs_as_owner:  # and the guest would write what runs
+        message = f"source {path} is a program that runs with its owner's rights; take them off it (chmod ug-s)"
+        raise DiskError(Reason.NOT_AN_IMAGE, message)
+    if facts.st_nlink > 1 and not pools.hard_links:
+        raise DiskError(
+            Reason.HARD_LINKED,
+            f"source {path} has {facts.st_nlink} names, of which others may be outside of its pool; copy the image, or "
+            "have the host's operator allow hard links (images.hard_links)",
+        )
+    if os.major(facts.st_dev) and (label := guest_disk_below(facts.st_dev)):
+        raise outside(path, pools, f"is on a file system that is in turn on the guest disk {label}")
+    return _with_bytes(
+        path, Source(kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size)
+    )
+
+
+def _device(path: str, facts: os.stat_result, pools: Pools) -> Source:
+    if not stat.S_ISBLK(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "a file, and in no image pool")
+        raise outside(path, pools, f"is {kind}")
+    size = block_layer.number(facts.st_rdev, "size")
+    if size is None:
+        numbers = f"{os.major(facts.st_rdev)}:{os.minor(facts.st_rdev)}"
+        raise DiskError(Reason.IMAGE_MISSING, f"source {path} is a node without a device behind it ({numbers})")
+    pools.allow_device(path, facts.st_rdev)
+    # sysfs counts in sectors whatever the device's block size is (block/genhd.c).
+    return _with_bytes(path, Source(kind=SourceKind.BLOCK, identity=FileId(facts.st_rdev, 0), size_bytes=size * SECTOR))
+
+
+def _with_bytes(path: str, source: Source) -> Source:
     if source.size_bytes == 0:
         raise DiskError(Reason.IMAGE_EMPTY, f"source {path} has no bytes; create the image with its size first")
     if source.size_bytes < SECTOR:
@@ -138,19 +176,6 @@ def _describe(path: str, pin: int) -> Source:
             "check that it arrived whole",
         )
     return source
-
-
-def _device_size(path: str, rdev: int) -> int:
-    # sysfs counts in 512-byte units whatever the device's block size is (block/genhd.c).
-    sysfs = f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/size"
-    try:
-        with open(sysfs, encoding="ascii") as file:  # noqa: PTH123 - one read on a hot path
-            return int(file.read()) * 512
-    except OSError as error:
-        raise DiskError(
-            Reason.IMAGE_MISSING,
-            f"source {path} is a node without a device behind it ({os.major(rdev)}:{os.minor(rdev)})",
-        ) from error
 
 
 def _opening_failed(path: str, error: OSError, *, writable: bool) -> DiskError:

@@ -55,6 +55,9 @@ class Bench:
         self.runtime = folder / "run"
         self.images = folder / "images"
         self.images.mkdir()
+        self.elsewhere = folder / "elsewhere"
+        """A second image pool, to mount something on."""
+        self.pools = [self.images, self.elsewhere]
         self.log = folder / "agent.log"
         self.topics = f"tapster/v1/{FLEET}/hosts/{self.host}"
         self.statuses: dict[str, dict[str, Any]] = {}
@@ -339,6 +342,9 @@ def tap_disk(target: str, path: Path, fmt: str = "aio", more: str = "") -> str:
 
 def _settings(host: Bench, more: str) -> str:
     pace = "" if "[controller]" in more else "[controller]\nretry_min = 0.05\nretry_max = 0.3"
+    images = f"[images]\npools = {json.dumps([str(pool) for pool in host.pools])}"
+    images += "" if "devices =" in more else '\ndevices = ["/dev/loop*"]'
+    more = more.replace("[images]", images) if "[images]" in more else f"{more}\n{images}"
     return f"""
 host = "{host.host}"
 fleet = "{FLEET}"

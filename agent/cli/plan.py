@@ -17,6 +17,7 @@ from agent.definition import DocumentRejected, Limits, parse_each
 from agent.events import FindingData
 from agent.preview import GuestPlan, preview
 from agent.settings import Settings
+from reconcilers.errors import DiskError
 from reconcilers.host import Host, probe
 from reconcilers.spec import DiskKey
 from reconcilers.tag import instance_id
@@ -39,7 +40,7 @@ def run(files: Sequence[Path], *, host: str | None, settings: Settings, output: 
     """
     try:
         plans = asyncio.run(_ask(files, host, settings) if host else _look(files, settings))
-    except (BusError, RefusedError, OSError) as error:
+    except (BusError, RefusedError, DiskError, OSError) as error:
         sys.stderr.write(f"tapster plan: {error}\n")
         return 1
     if output == "json":
@@ -58,6 +59,7 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
         settings.paths.runtime,
         instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
         abilities,
+        settings.images.allowed(settings.paths),
         server_patience=settings.blktap.start_timeout,
         on_change=lambda *_: None,
     )

@@ -16,7 +16,7 @@ from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.process import ExitWatch
-from reconcilers.source import OpenSource
+from reconcilers.source import OpenSource, Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec
 from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Limits
@@ -92,9 +92,9 @@ class BlktapReconciler:
             linked=device is not None and self._paths.read(key) == device.path,
         )
 
-    async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
+    async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
-        async with claimed_source(spec, replacing) as checked:
+        async with claimed_source(spec, pin, replacing) as checked:
             tap = await asyncio.to_thread(self._prepare, spec, checked.image)
             try:
                 pid = await self._server(tap).spawn(tap, checked.image.fd, within=self._patience)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
-from reconcilers.actual import FileId
+from reconcilers.actual import SECTOR, FileId
 from reconcilers.errors import DiskError
 from reconcilers.reason import Reason
-from reconcilers.source import SECTOR
 from reconcilers.tag import Tag
 
 LOOP_MAJOR = 7

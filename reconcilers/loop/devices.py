@@ -1,7 +1,9 @@
 """Our loop devices on this host: found by their tags, made, and taken down unless in use."""
 
+import os
 from pathlib import Path
 
+from reconcilers import block_layer
 from reconcilers.actual import FileId
 from reconcilers.errors import DiskError
 from reconcilers.holders import describe_holders
@@ -120,3 +122,11 @@ class LoopDevices:
 def devices_over(identity: FileId) -> list[LoopDevice]:
     """The loop devices, ours or not, whose backing file is the one named."""
     return [device for device in bound_devices() if device.backing == identity]
+
+
+def guest_disk_below(rdev: int) -> str | None:
+    """The guest disk that a block device is, is a part of or stands on, as people call it; None if there is none."""
+    for each in block_layer.stack(rdev):
+        if os.major(each) == control.LOOP_MAJOR and (device := control.describe(os.minor(each))) and device.tag:
+            return device.tag.label
+    return None

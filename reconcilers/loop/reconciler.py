@@ -8,7 +8,7 @@ from reconcilers.backend import Reconciler, claimed_source
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopDevice, LoopFlags
 from reconcilers.loop.devices import LoopDevices
-from reconcilers.source import OpenSource
+from reconcilers.source import OpenSource, Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Aio, Cache, Tuning
@@ -50,9 +50,9 @@ class LoopReconciler:
             linked=self._paths.read(key) == device.path,
         )
 
-    async def attach(self, spec: DiskSpec, *, replacing: Reconciler | None = None) -> str | None:
+    async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
-        async with claimed_source(spec, replacing) as checked:
+        async with claimed_source(spec, pin, replacing) as checked:
             await asyncio.to_thread(self._bind, spec, checked.image)
             return checked.warning
 

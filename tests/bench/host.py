@@ -27,9 +27,11 @@ from tests.workbench import FOLDER_PREFIX, Bench
 PATIENCE = 60.0
 """Seconds until a measure is given up."""
 
-QUIET = """
+SETTINGS = f"""
 [log]
 level = "info"
+[images]
+pools = ["{tempfile.gettempdir()}"]
 """
 
 
@@ -48,7 +50,7 @@ class MeasuredHost(Bench):
     def __init__(self, folder: Path, broker: Broker) -> None:
         self.heard: list[Heard] = []
         self.up: dict[str, float] = {}
-        super().__init__(folder, broker, QUIET)
+        super().__init__(folder, broker, SETTINGS)
 
     @property
     def pid(self) -> int:

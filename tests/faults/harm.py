@@ -1,11 +1,11 @@
 """What is done to a host in these tests: disks that fill up, storage that fails, limits. All of it is taken back."""
 
-import errno
 import json
 import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import pytest
 from reconcilers.mounts import is_mount_point, unmount_lazily
 from tests.workbench import PATIENCE, Bench
 
+ROOT = Path(__file__).parents[2]
 FILES_AT_MOST = 1000
 """More inodes than a small disk has that is to have none left."""
 
@@ -53,30 +54,27 @@ def free(ballast: Path) -> None:
     shutil.rmtree(ballast)
 
 
-class FuseFile:
-    """A file that a process of its own serves from another file: storage that can fail, vanish and come back."""
+class FuseFolder:
+    """A folder that a process of its own serves: storage that can fail, vanish and come back."""
 
     def __init__(self, mount_point: Path, below: Path) -> None:
         self._mount_point = mount_point
         self._below = below
         self._server: subprocess.Popen[bytes] | None = None
-        mount_point.touch()
+
+    @property
+    def image(self) -> Path:
+        """The one file in it."""
+        return self._mount_point / "a.img"
 
     def serve(self, *, failing_writes: bool = False) -> None:
         """Serve it; with failing writes, each of them gets EIO."""
-        fault = {"event": "none", "iotype": "write" if failing_writes else "discard", "errno": errno.EIO, "once": False}
-        nodes = [
-            {"driver": "file", "node-name": "below", "filename": str(self._below), "locking": "off"},
-            {"driver": "raw", "node-name": "raw", "file": "below"},
-            {"driver": "blkdebug", "node-name": "top", "image": "raw", "inject-error": [fault]},
-        ]
-        export = {"type": "fuse", "id": "x", "node-name": "top", "mountpoint": str(self._mount_point), "writable": True}
-        options = [word for node in nodes for word in ("--blockdev", json.dumps(node))]
-        self._server = subprocess.Popen(["qemu-storage-daemon", *options, "--export", json.dumps(export)])
+        words = [str(self._mount_point), str(self._below), *(["eio"] if failing_writes else [])]
+        self._server = subprocess.Popen([sys.executable, "-m", "tests.faults.fuse_folder", *words], cwd=ROOT)
         deadline = time.monotonic() + PATIENCE
         while not is_mount_point(self._mount_point):
-            assert self._server.poll() is None, "the server of the FUSE file ended"
-            assert time.monotonic() < deadline, "the FUSE file is not mounted"
+            assert self._server.poll() is None, "the server of the FUSE folder ended"
+            assert time.monotonic() < deadline, "the FUSE folder is not mounted"
             time.sleep(0.01)
 
     def die(self) -> None:
@@ -92,16 +90,17 @@ class FuseFile:
 
 
 @contextmanager
-def fuse_file(mount_point: Path, size: int, *, failing_writes: bool = False) -> Iterator[FuseFile]:
-    """A file on FUSE, for the length of the block."""
+def fuse_folder(mount_point: Path, size: int, *, failing_writes: bool = False) -> Iterator[FuseFolder]:
+    """A folder on FUSE, for the length of the block."""
+    mount_point.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix="tapster-below-") as below:
         below.truncate(size)
-        file = FuseFile(mount_point, Path(below.name))
+        folder = FuseFolder(mount_point, Path(below.name))
         try:
-            file.serve(failing_writes=failing_writes)
-            yield file
+            folder.serve(failing_writes=failing_writes)
+            yield folder
         finally:
-            file.clear()
+            folder.clear()
 
 
 @contextmanager

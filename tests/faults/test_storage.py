@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harm import fill, free, fuse_file, small_disk, write_through
+from tests.faults.harm import fill, free, fuse_folder, small_disk, write_through
 from tests.workbench import PATIENCE, Bench, loop_disk, tap_disk
 
 MAKES = pytest.mark.parametrize("make", [loop_disk, tap_disk], ids=["loop", "tap"])
@@ -30,7 +30,7 @@ def look_until_it_has_an_error(bench: Bench) -> None:
 
 @MAKES
 def test_a_full_disk_under_an_image_fails_the_write_and_goes_on_when_there_is_room(bench: Bench, make: Make) -> None:
-    with small_disk(bench.folder / "small", "size=2m") as folder:
+    with small_disk(bench.elsewhere, "size=2m") as folder:
         image = folder / "a.img"
         with image.open("wb") as file:
             file.truncate(8 << 20)
@@ -51,8 +51,8 @@ def test_a_full_disk_under_an_image_fails_the_write_and_goes_on_when_there_is_ro
 
 @MAKES
 def test_failing_writes_reach_the_guest_and_leave_the_disk_up(bench: Bench, make: Make) -> None:
-    image = bench.images / "fuse.img"
-    with fuse_file(image, 8 << 20, failing_writes=True):
+    with fuse_folder(bench.elsewhere, 8 << 20, failing_writes=True) as storage:
+        image = storage.image
         bench.push_disks("vm1", make("vda", image))
         up = bench.until_phase("vm1", "vda", "Up")
         with pytest.raises(OSError, match="error") as failure:
@@ -66,8 +66,8 @@ def test_failing_writes_reach_the_guest_and_leave_the_disk_up(bench: Bench, make
 
 
 def test_storage_that_is_gone_is_told_and_the_disk_comes_up_on_it_when_it_is_back(bench: Bench) -> None:
-    image = bench.images / "fuse.img"
-    with fuse_file(image, 8 << 20) as storage:
+    with fuse_folder(bench.elsewhere, 8 << 20) as storage:
+        image = storage.image
         bench.push_disks("vm1", tap_disk("vda", image))
         bench.until_phase("vm1", "vda", "Up")
         storage.die()

@@ -19,7 +19,7 @@ from tests.fire.seen import Device
 from tests.workbench import bench, domain
 
 PATIENCE = 30.0
-SETTINGS = "[controller]\nretry_min = 0.05\nretry_max = 0.3\nresync = 5"
+SETTINGS = "[controller]\nretry_min = 0.05\nretry_max = 0.3\nresync = 5\n[images]\nhard_links = true"
 
 GUESTS = ("vm1", "vm2", "vm3")
 TARGETS = ("vda", "vdb")

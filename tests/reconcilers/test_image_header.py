@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from reconcilers.errors import DiskError
 from reconcilers.image_header import check_header
+from reconcilers.pools import Pools
 from reconcilers.reason import Reason
-from reconcilers.source import open_source
+from reconcilers.source import inspected, pinned
 from reconcilers.spec import Format
 
 QEMU = {
@@ -31,8 +32,8 @@ def create(path: Path, fmt: str, *options: str) -> Path:
 
 
 def check(path: Path, declared: Format) -> str | None:
-    with open_source(str(path), writable=False, inspect=lambda image: check_header(image, declared)) as (_, warning):
-        return warning
+    with pinned(str(path), Pools(folders=(path.parent,))) as pin:
+        return inspected(pin, lambda image: check_header(image, declared))
 
 
 def reason(path: Path, declared: Format) -> Reason:

@@ -40,7 +40,7 @@ def character_device(path: Path) -> None:
     os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))
 
 
-def device_of_nothing(path: Path) -> None:
+def block_device(path: Path) -> None:
     os.mknod(path, 0o600 | 0o060000, os.makedev(250, 99))
 
 
@@ -68,8 +68,8 @@ THINGS: list[tuple[Callable[[Path], None], str, str]] = [
     (fifo, "NotAnImage", "a FIFO"),
     (unix_socket, "NotAnImage", "a socket"),
     (character_device, "NotAnImage", "a character device"),
-    (device_of_nothing, "ImageMissing", "without a device"),
-    (loop_of_links, "ImageMissing", "symbolic links"),
+    (block_device, "NotAnImage", "a block device"),
+    (loop_of_links, "OutsidePools", "symbolic link"),
 ]
 
 
@@ -172,7 +172,7 @@ def test_an_image_that_may_not_be_written_is_refused_and_never_made_read_only(ho
 
 @pytest.fixture
 def read_only_mount(host: Bench) -> Iterator[Path]:
-    folder = host.folder / "read-only"
+    folder = host.elsewhere
     folder.mkdir()
     image = host.image("on-read-only.img")
     subprocess.run(["mount", "--bind", host.images, folder], check=True)

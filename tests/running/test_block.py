@@ -51,11 +51,21 @@ def absent(host: Bench, *guests: str) -> None:
         host.until_guest(guest, "Down")
 
 
-def refused(host: Bench, guest: str) -> str:
-    host.until(lambda: (host.disk(guest, "vda").get("error") or {}).get("reason") == "SourceInUse")
+def refused(host: Bench, guest: str, reason: str = "SourceInUse") -> str:
+    host.until(lambda: (host.disk(guest, "vda").get("error") or {}).get("reason") == reason)
     assert host.disk(guest, "vda")["phase"] == "Refused"
     message: str = host.disk(guest, "vda")["error"]["message"]
     return message
+
+
+@contextmanager
+def other_name(device: str) -> Iterator[str]:
+    name = f"/dev/tapster-{os.getpid()}-other-name"
+    os.mknod(name, 0o600 | 0o060000, os.stat(device).st_rdev)  # noqa: PTH116
+    try:
+        yield name
+    finally:
+        os.unlink(name)  # noqa: PTH108
 
 
 @contextmanager
@@ -99,27 +109,26 @@ def test_a_second_guest_is_refused(
     host: Bench, make_device: MakeDevice, first: Callable[..., str], second: Callable[..., str]
 ) -> None:
     device = make_device("twice")
-    other_name = host.folder / "other-name"
-    other_name.unlink(missing_ok=True)
-    os.mknod(other_name, 0o600 | 0o060000, os.stat(device).st_rdev)  # noqa: PTH116
     host.push_disks("one", first("vda", device))
     host.until_phase("one", "vda", "Up")
-    for path in (device, other_name):
-        host.push_disks("two", second("vda", path))
-        assert "one/vda" in refused(host, "two")
-    absent(host, "one")
-    host.until_phase("two", "vda", "Up")
-    absent(host, "two")
+    with other_name(device) as other:
+        for path in (device, other):
+            host.push_disks("two", second("vda", path))
+            assert "one/vda" in refused(host, "two")
+        absent(host, "one")
+        host.until_phase("two", "vda", "Up")
+        absent(host, "two")
 
 
 def test_one_guests_disk_is_not_another_guests_block_device(host: Bench) -> None:
     host.push_disks("owner", loop_disk("vda", host.image("owner.img")))
     device = host.until_phase("owner", "vda", "Up")["device_path"]
-    for path in (device, host.stable("owner", "vda")):
-        for disk in (block_disk, tap_on_device):
-            host.push_disks("thief", disk("vda", path))
-            assert "owner/vda" in refused(host, "thief")
-            absent(host, "thief")
+    for disk in (block_disk, tap_on_device):
+        host.push_disks("thief", disk("vda", device))
+        assert "owner/vda" in refused(host, "thief")
+        host.push_disks("thief", disk("vda", host.stable("owner", "vda")))
+        refused(host, "thief", "OutsidePools")
+        absent(host, "thief")
     absent(host, "owner")
 
 

@@ -128,7 +128,7 @@ def test_what_loop_can_not_do_is_named(bench: Bench) -> None:
 
 @pytest.mark.parametrize("driver", [LOOP, TAP])
 def test_what_the_host_does_not_grant_is_named_and_asked_for_once(bench: Bench, driver: str) -> None:
-    with plain_file_system(bench.folder / "plain") as folder:
+    with plain_file_system(bench.elsewhere) as folder:
         image = folder / "a.img"
         image.write_bytes(bytes(MIB))
         lacking = ["driver/@cache", "driver/@discard", "driver/@io"]

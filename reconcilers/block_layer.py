@@ -1,0 +1,64 @@
+"""What sysfs says of a block device: what it is called, what it stands on, and its numbers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def node(rdev: int) -> str | None:
+    """The device's node in /dev by the kernel's own name; None if there is no such device."""
+    facts = _facts(rdev)
+    return f"/dev/{facts['DEVNAME']}" if "DEVNAME" in facts else None
+
+
+def names(rdev: int) -> list[str]:
+    """What a device is called by those who made it: the kernel's node, and device mapper's name."""
+    found = node(rdev)
+    mapped = _text(_folder(rdev) / "dm" / "name")
+    return ([found] if found else []) + ([f"/dev/mapper/{mapped}"] if mapped else [])
+
+
+def number(rdev: int, name: str) -> int | None:
+    """One of a device's numbers, or of its disk if it is a partition; None where the kernel has none."""
+    folder = _folder(rdev)
+    for path in (folder / name, folder / ".." / name):
+        text = _text(path)
+        if text is not None:
+            return int(text)
+    return None
+
+
+def stack(rdev: int) -> Iterator[int]:
+    """The device and all that it stands on: its whole disk, and what device mapper or MD made it of."""
+    waiting, seen = [rdev], {rdev}
+    while waiting:
+        device = waiting.pop()
+        yield device
+        folder = _folder(device)
+        below = [folder / ".."] if (folder / "partition").exists() else []
+        below += folder.glob("slaves/*")
+        for each in (_device(path) for path in below):
+            if each is not None and each not in seen:
+                seen.add(each)
+                waiting.append(each)
+
+
+def _folder(rdev: int) -> Path:
+    return Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
+
+
+def _facts(rdev: int) -> dict[str, str]:
+    lines = (_text(_folder(rdev) / "uevent") or "").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _device(folder: Path) -> int | None:
+    major, _, minor = (_text(folder / "dev") or "").partition(":")
+    return os.makedev(int(major), int(minor)) if minor else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
