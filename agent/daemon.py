@@ -284,6 +284,7 @@ class Daemon:
             boot_id=boot_id,
             version=agent.__version__,
             labels=self._settings.labels,
+            groups=self._settings.groups,
             capabilities=self._capabilities,
         )
         return birth.model_dump_json().encode()

@@ -145,6 +145,7 @@ class AgentState(Status):
     boot_id: str
     version: str
     labels: dict[str, str]
+    groups: tuple[str, ...] = ()
     capabilities: Capabilities
 
 

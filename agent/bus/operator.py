@@ -8,7 +8,7 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import aiomqtt
@@ -72,6 +72,10 @@ class Operator:
         """Publish, retained; the broker has it when this returns."""
         await self._connection.deliver(topic, payload, retain=True)
 
+    async def publish_all(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish any number, retained, as many at once as the broker takes; it has them all when this returns."""
+        await self._in_window(self.publish(topic, payload) for topic, payload in messages)
+
     async def ask(
         self,
         hosts: Iterable[str],
@@ -90,23 +94,54 @@ class Operator:
             seconds: How long to wait for replies; a host that connects later never sees the request.
             properties: User properties of the request.
         """
+        requests = dict.fromkeys(hosts, payload)
+        async for answer in self.ask_each(requests, verb, seconds=seconds, properties=properties):
+            yield answer
+
+    async def ask_each(
+        self, requests: Mapping[str, bytes], verb: Verb, *, seconds: float, properties: Mapping[str, str] | None = None
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """As `ask`, with a payload of its own for each host."""
         await self._connection.follow([self._replies])
-        waiting = {secrets.token_bytes(8): host for host in hosts}
-        for correlation, host in waiting.items():
-            request = packet_properties(
-                PacketTypes.PUBLISH,
-                ResponseTopic=self._replies,
-                CorrelationData=correlation,
-                MessageExpiryInterval=math.ceil(seconds),
-                UserProperty=list((properties or {}).items()),
+        waiting = {secrets.token_bytes(8): host for host in requests}
+        await self._in_window(
+            self._connection.deliver(
+                self.topics.of(host).command(verb),
+                requests[host],
+                properties=packet_properties(
+                    PacketTypes.PUBLISH,
+                    ResponseTopic=self._replies,
+                    CorrelationData=correlation,
+                    MessageExpiryInterval=math.ceil(seconds),
+                    UserProperty=list((properties or {}).items()),
+                ),
             )
-            await self._connection.deliver(self.topics.of(host).command(verb), payload, properties=request)
+            for correlation, host in waiting.items()
+        )
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while waiting and (message := await self.message(deadline - loop.time())) is not None:
             host = waiting.pop(message.correlation or b"", "")
             if host and message.topic == self._replies:
                 yield host, message.payload
+
+    async def _in_window(self, deliveries: Iterable[Awaitable[None]]) -> None:
+        """Have as many under way at once as the broker takes; the first that fails ends them all."""
+        queue = iter(deliveries)
+
+        async def work() -> None:
+            for delivery in queue:
+                await delivery
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._connection.window):
+                    group.create_task(work())
+        except* (DeniedError, aiomqtt.MqttError) as errors:
+            failed = errors.exceptions[0]
+        else:
+            return
+        raise failed
 
 
 @asynccontextmanager

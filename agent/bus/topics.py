@@ -154,6 +154,24 @@ class FleetTopics:
         """Filter: the guest statuses of all hosts."""
         return f"{self.prefix}/hosts/+/status/guests/+"
 
+    @property
+    def every_host_status(self) -> str:
+        """Filter: all hosts at a glance."""
+        return f"{self.prefix}/hosts/+/status/host"
+
+    @property
+    def every_event(self) -> str:
+        """Filter: what happens on all hosts."""
+        return f"{self.prefix}/hosts/+/events/+"
+
+    def desired_anywhere(self, guest: str) -> str:
+        """Filter: the desired documents of one guest for single hosts."""
+        return f"{self.prefix}/hosts/+/desired/guests/{_guest(guest)}"
+
+    def desired_of_groups(self, guest: str) -> str:
+        """Filter: the desired documents of one guest for groups."""
+        return f"{self.prefix}/groups/+/desired/guests/{_guest(guest)}"
+
     def status_anywhere(self, guest: str) -> str:
         """Filter: the statuses of one guest, on every host that has it."""
         return f"{self.prefix}/hosts/+/status/guests/{_guest(guest)}"
@@ -246,6 +264,11 @@ class Topics(FleetTopics):
     def command_filter(self) -> str:
         """Filter: requests to the host."""
         return f"{self.root}/cmd/+"
+
+    @property
+    def event_filter(self) -> str:
+        """Filter: what happens on the host."""
+        return f"{self.root}/events/+"
 
     def desired(self, guest: str) -> str:
         """Where a guest's desired document for this host stands."""

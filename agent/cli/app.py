@@ -1,24 +1,18 @@
 """The `tapster` command. Each command's work is in the module of its name, imported only when it is called."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from agent.settings import Settings
+from agent.cli import fleet_commands
+from agent.cli.options import Config, Files, Host, Output, settings_from
 
 app = typer.Typer(
     help="Brings guest disks up with the backend that their definitions name.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file.", show_default=False)]
-Files = Annotated[list[Path], typer.Argument(help="Guest definitions; - is standard input.")]
-Host = Annotated[str | None, typer.Option("--host", help="The host; this one by default.", show_default=False)]
 
 
 @app.command()
@@ -66,7 +60,7 @@ def render(
 
     if bool(file) == bool(guest):
         raise typer.BadParameter("name a definition file, or a guest with --guest", param_hint="FILE")
-    settings = _settings(config)
+    settings = settings_from(config)
     raise typer.Exit(command.run(to, file=file, guest=guest, host=host or settings.host, settings=settings))
 
 
@@ -82,72 +76,6 @@ def schema(
 
 
 @app.command()
-def plan(files: Files, host: Host = None, config: Config = None, output: Output = "table") -> None:
-    """Say what definitions would change on this host, or ask a live agent with --host. Nothing is changed."""
-    from agent.cli import plan as command
-
-    raise typer.Exit(command.run(files, host=host, settings=_settings(config), output=output))
-
-
-@app.command()
-def push(
-    files: Annotated[list[Path] | None, typer.Argument(help="Guest definitions; - is standard input.")] = None,
-    *,
-    host: Host = None,
-    absent: Annotated[str | None, typer.Option(help="Take this guest's disks down.", show_default=False)] = None,
-    generation: Annotated[
-        int | None, typer.Option(min=0, help="Of the documents; one more than the last by default.", show_default=False)
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until every disk is as desired.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 60.0,
-    config: Config = None,
-    output: Output = "table",
-) -> None:
-    """Publish guest definitions to a host."""
-    from agent.cli import push as command
-
-    if bool(files) == bool(absent):
-        raise typer.BadParameter("name definition files, or a guest with --absent", param_hint="FILES")
-    settings = _settings(config)
-    code = command.run(
-        files or [],
-        host=host or settings.host,
-        absent_guest=absent,
-        generation=generation,
-        wait=wait,
-        timeout=timeout,
-        settings=settings,
-        output=output,
-    )
-    raise typer.Exit(code)
-
-
-@app.command()
-def status(
-    guest: Annotated[str | None, typer.Argument(help="Only this guest.", show_default=False)] = None,
-    host: Annotated[str | None, typer.Option("--host", help="Only this host.", show_default=False)] = None,
-    config: Config = None,
-    output: Output = "table",
-) -> None:
-    """Show every disk of the fleet, and in a sentence what is wrong with those that are not up."""
-    from agent.cli import status as command
-
-    raise typer.Exit(command.run(host=host, guest=guest, settings=_settings(config), output=output))
-
-
-@app.command()
-def watch(
-    guest: Annotated[str | None, typer.Argument(help="Only this guest.", show_default=False)] = None,
-    host: Annotated[str | None, typer.Option("--host", help="Only this host.", show_default=False)] = None,
-    config: Config = None,
-) -> None:
-    """Follow the status as it changes. Ctrl-C ends it."""
-    from agent.cli import watch as command
-
-    raise typer.Exit(command.run(host=host, guest=guest, settings=_settings(config)))
-
-
-@app.command()
 def gc(
     host: Host = None,
     *,
@@ -159,19 +87,12 @@ def gc(
     """Show disks that no document names and, when agreed to, take them down. Images are kept."""
     from agent.cli import gc as command
 
-    settings = _settings(config)
+    settings = settings_from(config)
     chosen = host or settings.host
     raise typer.Exit(command.run(host=chosen, yes=yes, timeout=timeout, settings=settings, output=output))
 
 
-def _settings(config: Path | None) -> "Settings":
-    from agent.settings import SettingsError, load
-
-    try:
-        return load(config)
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(2) from error
+app.add_typer(fleet_commands.app)
 
 
 def main() -> None:

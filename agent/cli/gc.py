@@ -11,10 +11,13 @@ from typing import Literal
 
 from rich.table import Table
 
-from agent.bus.fleet import Fleet
 from agent.bus.operator import BusError, operator
 from agent.cli import push
-from agent.cli.tables import console, printable, size
+from agent.cli.tables import console, size
+from agent.fleet.order import Order
+from agent.fleet.targets import Selection
+from agent.fleet.view import Fleet
+from agent.fleet.words import printable
 from agent.settings import Settings
 from agent.status import GuestStatus, Phase
 
@@ -47,7 +50,9 @@ def run(*, host: str, yes: bool, timeout: float, settings: Settings, output: Lit
     if not yes and not _agreed(len(orphans)):
         sys.stderr.write("tapster gc: nothing was touched\n")
         return 1
-    return max(_take_down(host, guest.guest, timeout, settings) for guest in orphans)
+    order = Order(Selection(hosts=(host,)), seconds=timeout)
+    guests = [guest.guest for guest in orphans]
+    return push.take_down(guests, order, agreed=True, settings=settings, output="table")
 
 
 async def _orphans(host: str, settings: Settings) -> list[GuestStatus]:
@@ -73,16 +78,3 @@ def _agreed(guests: int) -> bool:
     sys.stderr.write(f"take the disks of {guests} guest{'s' if guests > 1 else ''} down? Images are kept. [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _take_down(host: str, guest: str, timeout: float, settings: Settings) -> int:
-    return push.run(
-        [],
-        host=host,
-        absent_guest=guest,
-        generation=None,
-        wait=True,
-        timeout=timeout,
-        settings=settings,
-        output="table",
-    )

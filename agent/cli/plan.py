@@ -4,17 +4,24 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from pydantic import ValidationError
 from rich.table import Table
 
 from agent.bus.operator import BusError, operator
+from agent.bus.topics import TopicError
 from agent.cli.inspect import read
-from agent.cli.push_files import RefusedError, read_definitions
-from agent.cli.tables import console, printable
+from agent.cli.push_files import read_definitions
+from agent.cli.tables import console
 from agent.definition import DocumentRejected, Limits, parse_each
 from agent.events import FindingData
+from agent.fleet.census import take_census
+from agent.fleet.forecast import Forecast, line, summary
+from agent.fleet.order import RefusedError, filled
+from agent.fleet.targets import Selection, Target, TargetError, check_names, known, resolve
+from agent.fleet.words import counted, printable
 from agent.preview import GuestPlan, preview
 from agent.settings import Settings
 from reconcilers.errors import DiskError
@@ -22,32 +29,61 @@ from reconcilers.host import Host, probe
 from reconcilers.spec import DiskKey
 from reconcilers.tag import instance_id
 
-ANSWER_SECONDS = 10.0
-"""How long a live agent may take to answer; it looks at its disks, no more."""
 
-
-def run(files: Sequence[Path], *, host: str | None, settings: Settings, output: Literal["table", "json"]) -> int:
-    """Print the plans.
+def run(files: Sequence[Path], *, settings: Settings, output: str) -> int:
+    """Print what definitions would change on this machine, which is looked at itself.
 
     Args:
         files: Definitions; `-` is standard input.
-        host: Ask the live agent of this host over the bus; None looks at this machine itself.
-        settings: Which broker, or which runtime folder and names.
-        output: A table, or a list of plans as JSON.
+        settings: The runtime folder and names.
+        output: `json` is a list of plans; else a table.
 
     Returns:
-        0, or 1 if anything would be refused, or a file or a host could not be asked.
+        0, or 1 if anything would be refused or a file can't be used.
     """
     try:
-        plans = asyncio.run(_ask(files, host, settings) if host else _look(files, settings))
-    except (BusError, RefusedError, DiskError, OSError) as error:
-        sys.stderr.write(f"tapster plan: {error}\n")
-        return 1
+        plans = asyncio.run(_look(files, settings))
+    except (DiskError, OSError) as error:
+        return _say(str(error))
     if output == "json":
-        sys.stdout.write(json.dumps([plan.model_dump(mode="json") for plan in plans], indent=2) + "\n")
+        _print_json(plans)
     else:
         _print(plans)
     return 1 if any(plan.refused for plan in plans) else 0
+
+
+def ask(
+    files: Sequence[Path], wanted: Selection, *, template: bool, seconds: float, settings: Settings, output: str
+) -> int:
+    """Print what live agents say that they would do, each answer as it comes and then what it comes to.
+
+    Args:
+        files: Definitions; `-` is standard input.
+        wanted: Whom to ask.
+        template: Fill `{host}` and labels into source paths.
+        seconds: How long to wait for answers to each definition; an agent looks at its disks, no more.
+        settings: Which broker and which fleet.
+        output: `json` is a list of plans; else lines, or for one host a table.
+
+    Returns:
+        0, or 1 if anything would be refused, or a host did not answer.
+    """
+    answers = _Answers(as_lines=output == "table" and wanted.one_host is None)
+    try:
+        forecast, targets = asyncio.run(
+            _ask(files, wanted, answers, template=template, seconds=seconds, settings=settings)
+        )
+    except (BusError, RefusedError, TargetError, TopicError) as error:
+        return _say(str(error))
+    if output == "json":
+        _print_json(forecast.plans)
+    elif wanted.one_host:
+        _print(forecast.plans)
+    complain = output == "json" or wanted.one_host is not None
+    if not complain or forecast.silent or forecast.unreadable:
+        stream = sys.stderr if complain else sys.stdout
+        stream.writelines(f"{line}\n" for line in summary(forecast, targets))
+    return 0 if forecast.well else 1
 
 
 async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
@@ -81,20 +117,60 @@ def _rejected(host: str, rejected: DocumentRejected) -> GuestPlan:
     return GuestPlan(host=host, guest=rejected.guest, steps=(), errors=errors)
 
 
-async def _ask(files: Sequence[Path], host: str, settings: Settings) -> list[GuestPlan]:
-    definitions = [(one.guest, (one.xml or "").encode()) for one in read_definitions(files, settings)]
-    plans = list[GuestPlan]()
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Shows answers as they come, and on a terminal how many there are."""
+
+    as_lines: bool
+
+    def show(self, plan: GuestPlan, forecast: Forecast) -> None:
+        if self.as_lines:
+            self.clear()
+            sys.stdout.write(f"{line(plan)}\n")
+            sys.stdout.flush()
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{len(forecast.plans)} of {counted(len(forecast.asked), 'answer')}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+async def _ask(
+    files: Sequence[Path], wanted: Selection, answers: _Answers, *, template: bool, seconds: float, settings: Settings
+) -> tuple[Forecast, list[Target]]:
+    definitions = read_definitions(files, settings)
     async with operator(settings) as bus:
-        for guest, xml in definitions:
-            name = {"guest": guest}
-            async for _, reply in bus.ask([host], "plan", xml, seconds=ANSWER_SECONDS, properties=name):
-                plans.append(GuestPlan.model_validate_json(reply))
-    if len(plans) < len(definitions):
-        raise BusError(
-            f"host {host} did not answer within {ANSWER_SECONDS:g} s; `tapster status --host {host}` tells whether it "
-            "is online"
-        )
-    return plans
+        check_names(wanted, bus.topics)
+        census = await take_census(bus, wanted, ())
+        targets = known(resolve(wanted, census.fleet.hosts, settings.fleet), settings.fleet)
+        forecast = Forecast(frozenset((target.host, one.guest) for target in targets for one in definitions))
+        online = [target for target in targets if target.online]
+        for definition in definitions:
+            requests = {
+                target.host: (filled(definition, target, template=template) or "").encode() for target in online
+            }
+            name = {"guest": definition.guest}
+            async for host, reply in bus.ask_each(requests, "plan", seconds=seconds, properties=name):
+                try:
+                    forecast.plans.append(GuestPlan.model_validate_json(reply))
+                except ValidationError:
+                    forecast.unreadable[host] = reply[:200].decode("utf-8", "replace")
+                else:
+                    answers.show(forecast.plans[-1], forecast)
+        answers.clear()
+    return forecast, targets
+
+
+def _say(words: str) -> int:
+    sys.stderr.write(f"tapster plan: {words}\n")
+    return 1
+
+
+def _print_json(plans: Sequence[GuestPlan]) -> None:
+    sys.stdout.write(json.dumps([plan.model_dump(mode="json") for plan in plans], indent=2) + "\n")
 
 
 def _print(plans: Sequence[GuestPlan]) -> None:

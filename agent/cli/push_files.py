@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lxml import etree
@@ -11,21 +10,10 @@ from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits,
 from agent.definition.canonical import canonical
 from agent.definition.document import parse_xml, text_of
 from agent.definition.domain import domains_in
+from agent.fleet.order import Definition, RefusedError
 from agent.settings import Settings
 
 STDIN = Path("-")
-
-
-class RefusedError(Exception):
-    """Nothing is pushed. The message says what every host would refuse, with places."""
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A guest to push: its domain XML, or None to take its disks down."""
-
-    guest: str
-    xml: str | None
 
 
 def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definition]:

@@ -9,8 +9,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from agent.bus.fleet import Fleet, rejection, trouble
-from agent.status import DiskStatus, Effective, GuestStatus, Phase, Requested
+from agent.fleet.view import Fleet, rejection, trouble
+from agent.fleet.words import printable, sentence
+from agent.status import DiskStatus, Effective, Phase, Requested
 
 STYLES = {
     Phase.UP: "green",
@@ -49,11 +50,6 @@ def fleet_view(fleet: Fleet) -> RenderableType:
     return Group(*parts)
 
 
-def printable(text: str) -> str:
-    """Foreign text without what a terminal would act upon."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
 def size(count: int | None) -> str:
     """Bytes as people read them: `4.0 GiB`."""
     if count is None:
@@ -87,16 +83,6 @@ def backend(disk: DiskStatus) -> str:
 
 def _words(what: Requested | Effective) -> str:
     return " ".join(word for word in (what.backend, what.format) if word) or "-"
-
-
-def sentence(guest: GuestStatus, disk: DiskStatus) -> str:
-    """What is wrong with a disk, and on a second line what to do about it."""
-    name = f"{guest.host}: {guest.guest}/{disk.target}"
-    if disk.error is None:
-        return printable(f"{name} is {disk.phase}")
-    again = f" Attempt {disk.attempts}; the next one is at {disk.next_retry:%H:%M:%S} UTC." if disk.next_retry else ""
-    why = printable(f"{name} is {disk.phase}: {disk.error.reason}: {disk.error.message}")
-    return f"{why}\n  what to do: {disk.error.reason.remedy}{again}"
 
 
 def _hosts(fleet: Fleet) -> Iterator[Text]:

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 
 from rich.live import Live
 
-from agent.bus.fleet import Fleet
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
-from agent.cli.status import look
-from agent.cli.tables import backend, console, fleet_view, printable
+from agent.cli.tables import backend, console, fleet_view
+from agent.fleet.look import look, shown
+from agent.fleet.targets import Selection
+from agent.fleet.view import Fleet
+from agent.fleet.words import printable
 from agent.settings import Settings
 
 TICK_SECONDS = 1.0
@@ -26,11 +28,11 @@ Lines = dict[str, str]
 """What is known of each host and disk, as a line says it, by its name."""
 
 
-def run(*, host: str | None, guest: str | None, settings: Settings) -> int:
+def run(*, wanted: Selection | None, guest: str | None, settings: Settings) -> int:
     """Follow hosts and guests until Ctrl-C. A broker that goes away later is waited for.
 
     Args:
-        host: Only this host.
+        wanted: Only these hosts.
         guest: Only guests of this name.
         settings: Say which broker and which fleet.
 
@@ -39,7 +41,7 @@ def run(*, host: str | None, guest: str | None, settings: Settings) -> int:
     """
     try:
         with _screen() as show:
-            asyncio.run(_follow(host, guest, settings, show))
+            asyncio.run(_follow(wanted, guest, settings, show))
     except (BusError, TopicError) as error:
         sys.stderr.write(f"tapster watch: {error}\n")
         return 1
@@ -50,15 +52,17 @@ def run(*, host: str | None, guest: str | None, settings: Settings) -> int:
     return 0
 
 
-async def _follow(host: str | None, guest: str | None, settings: Settings, show: Callable[[Fleet], None]) -> None:
+async def _follow(
+    wanted: Selection | None, guest: str | None, settings: Settings, show: Callable[[Fleet], None]
+) -> None:
     seen = False
     while True:
         try:
             async with operator(settings) as op:
-                fleet = await look(op, host, guest)
+                fleet = await look(op, wanted, guest)
                 seen = True
                 while True:
-                    show(fleet)
+                    show(shown(fleet, wanted))
                     message = await op.message(TICK_SECONDS)
                     if message is not None:
                         fleet.take(message)

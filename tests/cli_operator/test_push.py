@@ -11,10 +11,12 @@ import pytest
 from agent.bus.operator import operator
 from agent.bus.topics import Topics
 from agent.cli import push
+from agent.fleet.order import Order
+from agent.fleet.targets import Selection
 from agent.settings import Settings
 from agent.status import GuestStatus, Phase
 from reconcilers.reason import Reason
-from tests.cli_operator.fake_host import Answer, Put, birth, disk, fake_host, guest
+from tests.cli_operator.fake_host import Answer, Put, birth, disk, failing, fake_host, guest, up
 
 TOPICS = Topics("lab", "db1")
 GOOD = "<disk type='file'><source file='/images/a.img'/><target dev='vda'/></disk>"
@@ -32,17 +34,13 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def go(settings: Settings, *files: Path, **changes: Any) -> int:
-    values: dict[str, Any] = {
-        "host": "db1",
-        "absent_guest": None,
-        "generation": None,
-        "wait": False,
-        "timeout": 5.0,
-        "settings": settings,
-        "output": "table",
-    }
-    return push.run(files, **{**values, **changes})
+def go(settings: Settings, *files: Path, output: str = "table", wait: bool = False, **changes: Any) -> int:
+    guests = changes.pop("absent", None)
+    timeout = changes.pop("timeout", 5.0) if wait else None
+    order = Order(**{"wanted": Selection(hosts=("db1",)), "seconds": timeout, **changes})
+    if guests:
+        return push.take_down([guests], order, agreed=True, settings=settings, output=output)
+    return push.run(files, order, settings=settings, output=output)
 
 
 def on_the_bus(settings: Settings) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def test_what_is_published_is_the_documents_json_form(settings: Settings, file: 
     assert go(settings, file) == 0
     present = {"guest": "vm1", "generation": 1, "state": "present", "domain_xml": domain()}
     assert on_the_bus(settings) == {"vm1": present}
-    assert go(settings, absent_guest="vm1") == 0
+    assert go(settings, absent="vm1") == 0
     assert on_the_bus(settings) == {"vm1": {"guest": "vm1", "generation": 2, "state": "absent"}}
 
 
@@ -138,17 +136,6 @@ def test_an_absent_or_unknown_host_is_said_and_the_document_waits(
     assert "timeout: host 'db1' is lost; start its agent" in err
 
 
-def up(document: Mapping[str, Any], sha256: str) -> GuestStatus:
-    phase = Phase.UP if document["state"] == "present" else Phase.DOWN
-    return guest(disk("vda", phase), generation=document["generation"], sha256=sha256)
-
-
-def failing(reason: Reason) -> Answer:
-    return lambda document, sha256: guest(
-        disk("vda", Phase.FAILED, reason), generation=document["generation"], sha256=sha256
-    )
-
-
 def still_up(document: Mapping[str, Any], sha256: str) -> GuestStatus:
     return guest(disk("vda", Phase.UP), generation=document["generation"], sha256=sha256)
 
@@ -190,13 +177,13 @@ def test_a_document_that_is_in_force_already_needs_no_wait(settings: Settings, f
 
 def test_absent_waits_until_every_disk_is_down(settings: Settings) -> None:
     with fake_host(settings, still_up):
-        assert go(settings, absent_guest="vm1", wait=True, timeout=1.0) == 1
+        assert go(settings, absent="vm1", wait=True, timeout=1.0) == 1
     with fake_host(settings, up):
-        assert go(settings, absent_guest="vm1", wait=True) == 0
+        assert go(settings, absent="vm1", wait=True) == 0
 
 
 def test_a_missing_file_and_a_bad_name_are_said(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert go(settings, Path("/nonexistent.xml")) == 1
     assert "/nonexistent.xml: can't be read: No such file or directory" in capsys.readouterr().err
-    assert go(settings, absent_guest="a/b") == 1
+    assert go(settings, absent="a/b") == 1
     assert "can't be a topic level" in capsys.readouterr().err

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.push_files import RefusedError, read_definitions
+from agent.cli.push_files import read_definitions
 from agent.definition import parse_domain, parse_file
+from agent.fleet.order import RefusedError
 from agent.settings import Settings
 
 SETTINGS = Settings(host="h")

@@ -6,6 +6,7 @@ import pytest
 
 from agent.bus.topics import Topics
 from agent.cli import status
+from agent.fleet.targets import Selection
 from agent.settings import BrokerSettings, Settings
 from agent.status import GuestStatus, Phase
 from reconcilers.reason import Reason
@@ -17,7 +18,7 @@ TOPICS = Topics("lab", "db1")
 def test_all_is_well(settings: Settings, put: Put, capsys: pytest.CaptureFixture[str]) -> None:
     put(TOPICS.agent, birth())
     put(TOPICS.status("vm1"), guest(disk("vda", Phase.UP)).model_dump_json().encode())
-    assert status.run(host=None, guest=None, settings=settings, output="table") == 0
+    assert status.run(wanted=None, guest=None, settings=settings, output="table") == 0
     out, err = capsys.readouterr()
     assert "host db1: online, tapster 1.2.3, loop" in out
     row = next(line for line in out.splitlines() if "vda" in line)
@@ -32,7 +33,7 @@ def test_what_is_wrong_stands_in_a_sentence_with_what_to_do(
     refused = disk("vdb", Phase.REFUSED, Reason.IMAGE_MISSING, "no /images/\x1b[31ma.img")
     put(TOPICS.agent, birth())
     put(TOPICS.status("vm1"), guest(disk("vda", Phase.UP), refused).model_dump_json().encode())
-    assert status.run(host="db1", guest="vm1", settings=settings, output="table") == 1
+    assert status.run(wanted=Selection(hosts=("db1",)), guest="vm1", settings=settings, output="table") == 1
     out, _ = capsys.readouterr()
     assert "db1: vm1/vdb is Refused: ImageMissing: no /images/\\x1b[31ma.img\n" in out
     assert f"what to do: {Reason.IMAGE_MISSING.remedy}" in out
@@ -46,9 +47,9 @@ def test_json_is_the_list_of_statuses_and_nothing_else(
     put(TOPICS.agent, birth())
     for one in shown:
         put(TOPICS.status(one.guest), one.model_dump_json().encode())
-    assert status.run(host=None, guest=None, settings=settings, output="json") == 0
+    assert status.run(wanted=None, guest=None, settings=settings, output="json") == 0
     assert json.loads(capsys.readouterr().out) == [one.model_dump(mode="json") for one in shown]
-    assert status.run(host=None, guest="vm2", settings=settings, output="json") == 0
+    assert status.run(wanted=None, guest="vm2", settings=settings, output="json") == 0
     assert [one["guest"] for one in json.loads(capsys.readouterr().out)] == ["vm2"]
 
 
@@ -68,7 +69,7 @@ def test_the_exit_code_says_whether_there_is_anything_to_do(
 ) -> None:
     put(TOPICS.agent, agent)
     put(TOPICS.status("vm1"), shown.model_dump_json().encode())
-    assert status.run(host=None, guest=None, settings=settings, output="table") == code
+    assert status.run(wanted=None, guest=None, settings=settings, output="table") == code
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,9 @@ def test_the_exit_code_says_whether_there_is_anything_to_do(
 def test_nothing_found_is_said_with_what_to_do(
     settings: Settings, capsys: pytest.CaptureFixture[str], host: str | None, name: str | None, said: str
 ) -> None:
-    assert status.run(host=host, guest=name, settings=settings, output="json") == 1
+    assert (
+        status.run(wanted=Selection(hosts=(host,)) if host else None, guest=name, settings=settings, output="json") == 1
+    )
     out, err = capsys.readouterr()
     assert said in err
     assert out in ("", "[]\n")
@@ -96,7 +99,7 @@ def test_a_status_of_another_version_hides_no_other(
     put(TOPICS.agent, birth())
     put(TOPICS.status("vm1"), b'{"from": "the future"}')
     put(TOPICS.status("vm2"), guest(disk("vda", Phase.UP), name="vm2").model_dump_json().encode())
-    assert status.run(host=None, guest=None, settings=settings, output="table") == 1
+    assert status.run(wanted=None, guest=None, settings=settings, output="table") == 1
     out, err = capsys.readouterr()
     assert "vm2" in out
     assert TOPICS.status("vm1") in err
@@ -104,7 +107,7 @@ def test_a_status_of_another_version_hides_no_other(
 
 def test_no_broker_is_said_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = Settings(host="here", fleet="lab", broker=BrokerSettings(port=1))
-    assert status.run(host=None, guest=None, settings=nowhere, output="table") == 1
+    assert status.run(wanted=None, guest=None, settings=nowhere, output="table") == 1
     err = capsys.readouterr().err
     assert "cannot reach the broker at 127.0.0.1:1: [Errno 111] Connection refused" in err
     assert "`tapster broker --dev`" in err

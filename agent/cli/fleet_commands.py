@@ -1,0 +1,230 @@
+"""What an operator does about the fleet: the commands' options. Each one's work is in the module of its name."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from agent.cli.options import (
+    Config,
+    Every,
+    Files,
+    Group,
+    Hosts,
+    Labels,
+    Output,
+    Template,
+    Timeout,
+    meant,
+    settings_from,
+)
+
+app = typer.Typer()
+
+Generation = Annotated[
+    int | None,
+    typer.Option(min=0, help="Of the documents; one more than the last by default.", show_default=False),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Until every disk is as desired.")]
+Guest = Annotated[str | None, typer.Argument(help="Only this guest.", show_default=False)]
+
+
+@app.command()
+def plan(
+    files: Files,
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    every: Every = False,
+    template: Template = False,
+    timeout: Timeout = 10.0,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Say what definitions would change: on this host, or as live agents say with --host, -l or --all."""
+    from agent.cli import plan as command
+
+    wanted, settings = meant(host, selector, every=every), settings_from(config)
+    if wanted is None:
+        raise typer.Exit(command.run(files, settings=settings, output=output))
+    code = command.ask(files, wanted, template=template, seconds=timeout, settings=settings, output=output)
+    raise typer.Exit(code)
+
+
+@app.command()
+def push(
+    files: Annotated[list[Path] | None, typer.Argument(help="Guest definitions; - is standard input.")] = None,
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    group: Group = None,
+    every: Every = False,
+    absent: Annotated[str | None, typer.Option(help="The same as `tapster absent`.", show_default=False)] = None,
+    template: Template = False,
+    generation: Generation = None,
+    wait: Wait = False,
+    timeout: Timeout = 60.0,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Publish guest definitions: to this host, or with --host, -l, --group or --all to others, at once."""
+    from agent.cli import push as command
+    from agent.fleet.order import Order
+    from agent.fleet.targets import Selection
+
+    if bool(files) == bool(absent):
+        raise typer.BadParameter("name definition files, or a guest with --absent", param_hint="FILES")
+    settings = settings_from(config)
+    wanted = meant(host, selector, group, every=every) or Selection(hosts=(settings.host,))
+    order = Order(wanted, generation, template, timeout if wait else None)
+    if absent:
+        code = command.take_down([absent], order, agreed=False, settings=settings, output=output)
+    else:
+        code = command.run(files or [], order, settings=settings, output=output)
+    raise typer.Exit(code)
+
+
+@app.command()
+def absent(
+    guests: Annotated[list[str], typer.Argument(help="Guests.")],
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    group: Group = None,
+    every: Every = False,
+    generation: Generation = None,
+    wait: Wait = False,
+    timeout: Timeout = 60.0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before it is done on several hosts.")] = False,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Take guests' disks down: on this host, or with --host, -l, --group or --all on others. Images are kept."""
+    from agent.cli import push as command
+    from agent.fleet.order import Order
+    from agent.fleet.targets import Selection
+
+    settings = settings_from(config)
+    wanted = meant(host, selector, group, every=every) or Selection(hosts=(settings.host,))
+    order = Order(wanted, generation, seconds=timeout if wait else None)
+    raise typer.Exit(command.take_down(guests, order, agreed=yes, settings=settings, output=output))
+
+
+@app.command()
+def diff(
+    files: Files,
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    group: Group = None,
+    every: Every = False,
+    template: Template = False,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Show how definitions differ from what hosts are told now. Exit 0: not at all, 1: they do, 2: can't be told."""
+    from agent.cli import diff as command
+    from agent.fleet.order import Order
+    from agent.fleet.targets import Selection
+
+    settings = settings_from(config)
+    wanted = meant(host, selector, group, every=every) or Selection(hosts=(settings.host,))
+    raise typer.Exit(command.run(files, Order(wanted, template=template), settings=settings, output=output))
+
+
+@app.command()
+def status(
+    guest: Guest = None,
+    host: Hosts = None,
+    selector: Labels = None,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Show every disk of the fleet, and in a sentence what is wrong with those that are not up."""
+    from agent.cli import status as command
+
+    wanted = meant(host, selector)
+    raise typer.Exit(command.run(wanted=wanted, guest=guest, settings=settings_from(config), output=output))
+
+
+@app.command()
+def get(
+    kind: Annotated[str, typer.Argument(metavar="guests|disks|hosts", help="What to show.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Only these; for disks, of these guests.")] = None,
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with what changes. Ctrl-C ends it.")] = False,
+    config: Config = None,
+    output: Annotated[
+        Literal["table", "wide", "json", "yaml"], typer.Option("--output", "-o", help="For people, or for programs.")
+    ] = "table",
+) -> None:
+    """List guests, disks or hosts of the fleet."""
+    from agent.cli import get as command
+
+    word = f"{kind.removesuffix('s')}s"
+    if word not in command.KINDS:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(sorted(command.KINDS))}", param_hint="KIND")
+    wanted, settings = meant(host, selector), settings_from(config)
+    code = command.run(word, names or (), wanted=wanted, watch=watch, settings=settings, output=output)
+    raise typer.Exit(code)
+
+
+@app.command()
+def describe(
+    kind: Annotated[Literal["host", "guest"], typer.Argument(help="What it is.")],
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    config: Config = None,
+) -> None:
+    """Say all that the bus has about a host, or about a guest on each host that has it."""
+    from agent.cli import describe as command
+
+    raise typer.Exit(command.run(kind, name, wanted=meant(host, selector), settings=settings_from(config)))
+
+
+@app.command()
+def events(
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show them as they happen. Ctrl-C ends it.")] = False,
+    host: Hosts = None,
+    selector: Labels = None,
+    guest: Annotated[str | None, typer.Option(help="Only about this guest.", show_default=False)] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--type", help="Only of this type, e.g. 'disk.*'.", show_default=False)
+    ] = None,
+    phase: Annotated[
+        list[str] | None, typer.Option(help="Only changes into this phase, e.g. Failed.", show_default=False)
+    ] = None,
+    most: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Show what happens on hosts."""
+    from agent.cli import events as command
+
+    if not follow:
+        sys.stderr.write(
+            "tapster events: no broker keeps events, so there are only those to come: say -f to follow them; "
+            "`tapster status` and `tapster get disks` show how things are and since when\n"
+        )
+        raise typer.Exit(2)
+    only = command.Filter(meant(host, selector), guest, tuple(kind or ()), tuple(phase or ()))
+    raise typer.Exit(command.run(only, most=most, settings=settings_from(config), output=output))
+
+
+@app.command()
+def watch(
+    guest: Guest = None,
+    host: Hosts = None,
+    selector: Labels = None,
+    config: Config = None,
+) -> None:
+    """Follow the status as it changes. Ctrl-C ends it."""
+    from agent.cli import watch as command
+
+    raise typer.Exit(command.run(wanted=meant(host, selector), guest=guest, settings=settings_from(config)))

@@ -1,0 +1,54 @@
+"""The options that several commands share, and what they mean together."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from agent.fleet.targets import Selection
+    from agent.settings import Settings
+
+Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file.", show_default=False)]
+Files = Annotated[list[Path], typer.Argument(help="Guest definitions; - is standard input.")]
+Host = Annotated[str | None, typer.Option("--host", help="The host; this one by default.", show_default=False)]
+
+Hosts = Annotated[list[str] | None, typer.Option("--host", help="A host; may be given again.", show_default=False)]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--selector", "-l", help="Hosts with these labels: site=ams,rack!=12.", show_default=False),
+]
+Every = Annotated[bool, typer.Option("--all", help="Every host that is in the fleet now.")]
+Group = Annotated[
+    str | None,
+    typer.Option(help="A group's standing documents; hosts that join later get them too.", show_default=False),
+]
+Template = Annotated[bool, typer.Option("--template", help="Fill {host} and labels into the sources' paths.")]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]
+
+
+def settings_from(config: Path | None) -> "Settings":
+    """The settings; what is wrong with them ends the command as a wrong use of it."""
+    from agent.settings import SettingsError, load
+
+    try:
+        return load(config)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise typer.Exit(2) from error
+
+
+def meant(
+    hosts: list[str] | None, labels: list[str] | None = None, group: str | None = None, *, every: bool = False
+) -> "Selection | None":
+    """Whom the options mean; None where none was given."""
+    from agent.fleet.selector import SelectorError
+    from agent.fleet.targets import TargetError, selection
+
+    try:
+        return selection(hosts or (), labels or (), group, every)
+    except (SelectorError, TargetError) as error:
+        sys.stderr.write(f"tapster: {error}\n")
+        raise typer.Exit(2) from error
