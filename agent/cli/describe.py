@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from agent.bus.operator import BusError, operator
@@ -60,7 +60,7 @@ def _host_lines(fleet: Fleet, name: str) -> Lines:
     if agent:
         yield f"State:         {agent.state}"
         yield f"Version:       tapster {printable(agent.version)}"
-        yield f"Labels:        {_pairs(agent.labels)}"
+        yield f"Labels:        {_pairs(agent.labels.items())}"
         yield f"Groups:        {', '.join((*agent.groups, 'all'))}"
         yield from _capability_lines(agent.capabilities)
         yield f"Boot:          {printable(agent.boot_id)}"
@@ -80,7 +80,7 @@ def _host_lines(fleet: Fleet, name: str) -> Lines:
 def _capability_lines(capabilities: Capabilities) -> Lines:
     yield f"Backends:      {', '.join(capabilities.backends) or 'none'}"
     yield f"Formats:       {', '.join(capabilities.formats) or 'none'}"
-    yield f"Servers:       {_pairs(capabilities.servers)}"
+    yield f"Servers:       {_pairs(capabilities.servers.items())}"
     yield f"Kernel:        {printable(capabilities.kernel)}"
 
 
@@ -143,8 +143,8 @@ def _state(fleet: Fleet, host: str) -> str:
     return fleet.hosts[host].state if host in fleet.hosts else "its agent has said nothing about itself"
 
 
-def _pairs(pairs: dict[str, str]) -> str:
-    return printable(", ".join(f"{name}={text}" for name, text in sorted(pairs.items())) or "none")
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    return printable(", ".join(f"{name}={text}" for name, text in sorted(pairs)) or "none")
 
 
 def _or_dash(value: object) -> str:
