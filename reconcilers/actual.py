@@ -74,6 +74,7 @@ class Attached:
         linked: Whether the stable path points to `device_path`.
         server_answers: False only for a server that runs, has requests to do and does not react. What else is said
             here of such a disk is what was seen last, since asking its device would hang.
+        damage: What the server found wrong with the image while it served it.
     """
 
     backend: Backend
@@ -92,6 +93,7 @@ class Attached:
     server_alive: bool
     linked: bool
     server_answers: bool = True
+    damage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

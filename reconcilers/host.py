@@ -137,7 +137,7 @@ class Host:
             {DeviceKind.FUSE_LOOP: FuseLoop(self._devices)},
             self.paths,
             patience=server_patience,
-            on_server_exit=lambda key: on_change(key, Trigger.SERVER),
+            on_server_change=lambda key: on_change(key, Trigger.SERVER),
         )
         self._by_backend: dict[Backend, Reconciler] = {
             reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)

@@ -137,6 +137,13 @@ def _hung(attached: Attached) -> str:
     )
 
 
+def _damaged(desired: DiskSpec, attached: Attached) -> str:
+    return (
+        f"{attached.server} found the image {desired.source} corrupt while it served it ({attached.damage}), and "
+        "fails reads and writes since; take the disk down, look at the image with qemu-img check, and bring it up again"
+    )
+
+
 def _plan_without_source(desired: DiskSpec | None, actual: Actual) -> Step:
     if actual.attached is not None:
         return Detach(actual.attached)
@@ -166,7 +173,7 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
         return Adopt(desired, attached)
     if _to_be_tuned(desired, attached):
         return Tune(desired, attached)
-    return _plan_size(desired, source, attached)
+    return _plan_image(desired, source, attached)
 
 
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
@@ -211,7 +218,9 @@ def _words(value: object) -> str:
     return str(value)
 
 
-def _plan_size(desired: DiskSpec, source: Source, attached: Attached) -> Step:
+def _plan_image(desired: DiskSpec, source: Source, attached: Attached) -> Step:
+    if attached.damage:
+        return Keep(Reason.IMAGE_DAMAGED, _damaged(desired, attached))
     # Only a raw image's file has the disk's size; the others keep it in their headers.
     if desired.backend is not Backend.LOOP or desired.format is not Format.RAW or desired.slice_size is not None:
         return Nothing(Reason.AS_DESIRED)

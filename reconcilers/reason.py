@@ -221,7 +221,11 @@ class Reason(StrEnum):
         "The image names another file that it reads from, and the definition does not.",
         "Flatten the image (qemu-img convert), since declared backing chains are not served yet.",
     )
-    IMAGE_DAMAGED = "ImageDamaged", "The image's header is not consistent.", "Check it with qemu-img check."
+    IMAGE_DAMAGED = (
+        "ImageDamaged",
+        "The image is not consistent: in its header, or in what its server met while it served it.",
+        "Take the disk down and check the image with qemu-img check.",
+    )
     SOURCE_IN_USE = (
         "SourceInUse",
         "Another guest, loop device or QEMU process has the source.",

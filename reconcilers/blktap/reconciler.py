@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import structlog
 
 from reconcilers.actual import Attached
 from reconcilers.backend import Reconciler, claimed_source
@@ -12,6 +14,7 @@ from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.device import TapDevice
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.server import TapServer
+from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
@@ -21,8 +24,22 @@ from reconcilers.spec import Backend, DiskKey, DiskSpec
 from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Limits
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 ANSWER_SECONDS = 2.0
 """How long a server may take to answer that it is there; it takes a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """On one server."""
+
+    exit: ExitWatch
+    events: ServerEvents
+
+    def close(self) -> None:
+        self.exit.close()
+        self.events.close()
 
 
 class BlktapReconciler:
@@ -38,7 +55,7 @@ class BlktapReconciler:
         paths: StablePaths,
         *,
         patience: float,
-        on_server_exit: Callable[[DiskKey], None],
+        on_server_change: Callable[[DiskKey], None],
     ) -> None:
         """Args as they are; `patience` is how many seconds a server may take to start or to end."""
         self._taps = taps
@@ -47,8 +64,8 @@ class BlktapReconciler:
         self._devices = devices
         self._paths = paths
         self._patience = patience
-        self._on_server_exit = on_server_exit
-        self._watches: dict[DiskKey, ExitWatch] = {}
+        self._on_server_change = on_server_change
+        self._watches: dict[DiskKey, _Watch] = {}
 
     def survey(self) -> list[DiskKey]:
         """Every disk that has a tap's folder with a record."""
@@ -73,7 +90,7 @@ class BlktapReconciler:
         record = tap.record()
         if record is None:
             return None
-        device = self._devices[record.device_kind].find(key)
+        device, fuse = self._devices[record.device_kind].find(key), record.device_kind is DeviceKind.FUSE_LOOP
         return Attached(
             backend=Backend.BLKTAP,
             format=record.format,
@@ -88,7 +105,9 @@ class BlktapReconciler:
             slice_offset=record.slice_offset,
             slice_size=record.slice_size,
             server=record.server,
-            server_alive=tap.alive(),
+            # An export can be taken away from a server that goes on; one that has no device yet may be just starting.
+            server_alive=tap.alive() and (device is None or not fuse or tap.exports()),
+            damage=tap.damage(),
             linked=device is not None and self._paths.read(key) == device.path,
         )
 
@@ -131,6 +150,8 @@ class BlktapReconciler:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
         await asyncio.to_thread(self._unbind, key)
         tap = TapFolder.of(self._taps, key)
+        if watch := self._watches.get(key):
+            watch.events.close()  # what it says at its end is no news
         await self._server(tap).stop(tap, within=self._patience)
         await asyncio.to_thread(tap.remove)
 
@@ -146,9 +167,8 @@ class BlktapReconciler:
 
     def close(self) -> None:
         """Stop watching; the servers go on."""
-        for watch in self._watches.values():
-            watch.close()
-        self._watches.clear()
+        for key in list(self._watches):
+            self._forget(key)
 
     def _prepare(self, spec: DiskSpec, image: OpenSource) -> TapFolder:
         tap = TapFolder.of(self._taps, spec.key)
@@ -200,11 +220,25 @@ class BlktapReconciler:
         return self._devices[record.device_kind if record else DeviceKind.FUSE_LOOP]
 
     def _watch(self, key: DiskKey, pid: int) -> None:
-        def ended() -> None:
-            self._watches.pop(key, None)
-            self._on_server_exit(key)
+        """Be told when a server ends, and of what it says until then."""
+        tap = TapFolder.of(self._taps, key)
 
-        self._watches[key] = ExitWatch(pid, ended)
+        def ended() -> None:
+            self._forget(key)
+            self._on_server_change(key)
+
+        async def said(event: str, words: str) -> None:
+            log.warning("a server tells of trouble", disk=str(key), qmp_event=event, words=words)
+            if event == IMAGE_CORRUPTED:
+                await asyncio.to_thread(tap.note_damage, words)
+            self._on_server_change(key)
+
+        self._forget(key)
+        self._watches[key] = _Watch(ExitWatch(pid, ended), ServerEvents(tap.events, said))
+
+    def _forget(self, key: DiskKey) -> None:
+        if watch := self._watches.pop(key, None):
+            watch.close()
 
 
 def _write_limits(tap: TapFolder, limits: Limits) -> None:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
@@ -97,9 +98,7 @@ class StorageDaemon:
         """
         with ExitStack() as stack:
             # Listening before the server starts means that we can connect at once and need not wait for a file.
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(str(tap.qmp))
-            listener.listen()
+            listeners = [stack.enter_context(_listener(path)) for path in (tap.qmp, tap.events)]
             lock_fd = os.open(tap.lock, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, lock_fd)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,11 +106,11 @@ class StorageDaemon:
             try:
                 process = await asyncio.to_thread(
                     subprocess.Popen,
-                    _command(tap, image_fd, listener.fileno()),
+                    _command(tap, image_fd, *(listener.fileno() for listener in listeners)),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(image_fd, listener.fileno(), lock_fd),
+                    pass_fds=(image_fd, *(listener.fileno() for listener in listeners), lock_fd),
                     start_new_session=True,  # a signal to the agent's group is not for its taps
                 )
             except OSError as error:  # no program any more, or the kernel gives no process
@@ -190,18 +189,30 @@ class StorageDaemon:
             ) from error
 
 
-def _command(tap: TapFolder, image_fd: int, listener_fd: int) -> list[str]:
+def _listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+def _command(tap: TapFolder, image_fd: int, control_fd: int, events_fd: int) -> list[str]:
     record = tap.record()
     if record is None:
         raise DiskError(Reason.INTERNAL_ERROR, f"the tap folder {tap.path} has no record")
     return [
         PROGRAM,
-        *("--chardev", f"socket,id=control,fd={listener_fd},server=on,wait=off"),
-        *("--monitor", "chardev=control"),
+        *_monitor("control", control_fd),
+        *_monitor("events", events_fd),
         *node_arguments(record, image_fd),
         *("--export", json.dumps(export(record, tap.export))),
         *("--pidfile", str(tap.pid_file)),
     ]
+
+
+def _monitor(name: str, listener_fd: int) -> list[str]:
+    chardev = f"socket,id={name},fd={listener_fd},server=on,wait=off"
+    return ["--chardev", chardev, "--monitor", f"chardev={name}"]
 
 
 async def _execute(

@@ -4,12 +4,15 @@
     lock       flock(2)ed by an open file that only the server has inherited: locked means it lives
     pid        written by the server when it is ready
     qmp.sock   its control socket
+    events.sock  where it tells what happens to it
+    damage     what it said of a corrupt image, if it said so
     export     the mount point of its FUSE export, a regular file
     log        what it printed
 
 Liveness is the lock and never a process id alone: ids are reused, an inherited lock can't be.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -86,6 +89,11 @@ class TapFolder:
         return self.path / "qmp.sock"
 
     @property
+    def events(self) -> Path:
+        """The socket on which it tells what happens."""
+        return self.path / "events.sock"
+
+    @property
     def export(self) -> Path:
         """Where the server mounts the disk's content as a file."""
         return self.path / "export"
@@ -125,6 +133,17 @@ class TapFolder:
         except (FileNotFoundError, ValueError):
             return None
 
+    def note_damage(self, words: str) -> None:
+        """Remember that the server found its image to be corrupt: it says so only once."""
+        (self.path / "damage").write_text(words or "the server does not say how", encoding="utf-8")
+
+    def damage(self) -> str | None:
+        """What the server found wrong with its image."""
+        try:
+            return (self.path / "damage").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
     def alive(self) -> bool:
         """Whether the server runs."""
         try:
@@ -138,6 +157,15 @@ class TapFolder:
         finally:
             os.close(fd)
         return False
+
+    def exports(self) -> bool:
+        """Whether the server's export is mounted. Its device tells only later, as the kernel caches attributes."""
+        try:
+            return self.export.stat().st_dev != self.path.stat().st_dev
+        except OSError as error:
+            # The mount of a server that has ended says these. Any other comes from a server that is there: ENOMEDIUM
+            # from QEMU once it found its image corrupt, for example.
+            return error.errno not in {errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT}
 
     def process_id(self) -> int:
         """The server's process id. Ask only while it is `alive`, as its own file would otherwise name another.

@@ -28,6 +28,8 @@ NOT_REACHED = {
     "agent/store.py: self._connection.execute(_COUNT_DOCUMENTS)": "it only reads",
     "agent/store.py: self._connection.execute('ROLLBACK')": "only after an error of the file",
     "reconcilers/blktap/storage_daemon.py: process.kill()": "only if a server does not start",
+    "reconcilers/blktap/tap.py: (self.path / 'damage').write_text(words or 'the server does not say how', "
+    "encoding='utf-8')": "only if a server finds its image corrupt; the next agent asks the server again",
     "reconcilers/loop/control.py: fcntl.ioctl(device_fd, _LOOP_CLR_FD)": "only if the kernel binds other than asked",
     "reconcilers/loop/control.py: fcntl.ioctl(control, _LOOP_CTL_ADD, number)": "only if no loop device is free; it "
     "makes one that is bound to nothing, which is the kernel's",

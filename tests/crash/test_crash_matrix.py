@@ -116,7 +116,8 @@ def _crash(bench: CrashBench, scenario: Scenario, point: Point) -> list[str]:
         with bench.traced(point) as effects:
             scenario.happens(bench)
             _wait_for_rest(bench, scenario)
-        killed = KILLED in effects
+        if killed := KILLED in effects:
+            bench.until(lambda: not bench.running)  # all may be at rest before it is dead
         if found := _finish(bench, scenario, killed=killed):
             return found
         if killed:

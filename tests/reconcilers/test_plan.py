@@ -111,6 +111,7 @@ CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, 
     "image grown": (LOOP, replace(FILE, size_bytes=2 * MIB), ON_LOOP, Grow, ""),
     "image grown by less than a sector": (LOOP, replace(FILE, size_bytes=MIB + 511), ON_LOOP, Nothing, "AsDesired"),
     "image shrunk": (LOOP, replace(FILE, size_bytes=MIB // 2), ON_LOOP, Keep, "ImageShrunk"),
+    "tap found its image corrupt": (QCOW2, FILE, replace(ON_QCOW2, damage="no"), Keep, "ImageDamaged"),
     "file of a tap grown": (QCOW2, replace(FILE, size_bytes=2 * MIB), ON_QCOW2, Nothing, "AsDesired"),
 }
 

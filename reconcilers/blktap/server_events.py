@@ -1,0 +1,67 @@
+"""What a server says of its own accord: QMP events, by way of a monitor that is there for nothing else.
+
+A monitor serves one client at a time, so the one for commands can't be listened to all the time. A connection costs
+20 KB, a millisecond when it is made, and nothing while it is quiet (measured with 150 of them).
+
+A FUSE export raises no BLOCK_IO_ERROR, whatever fails under it (block/export/fuse.c): what its guest gets is EIO. It is
+listened to all the same, as other exports do raise it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+IMAGE_CORRUPTED = "BLOCK_IMAGE_CORRUPTED"
+_NAMES = (IMAGE_CORRUPTED, "BLOCK_IO_ERROR", "BLOCK_EXPORT_DELETED")
+
+
+class ServerEvents:
+    """Listens until closed, or until the server ends, which an `ExitWatch` tells of.
+
+    What happened before is asked for once at first: nobody may have listened then.
+    """
+
+    def __init__(self, socket: Path, on_event: Callable[[str, str], Awaitable[None]]) -> None:
+        """Args: the server's socket for events, and what is awaited with an event's name and the server's words."""
+        self._socket = socket
+        self._on_event = on_event
+        self._listening = asyncio.create_task(self._listen(), name=f"events of {socket}")
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        self._listening.cancel()
+
+    async def _listen(self) -> None:
+        if not self._socket.exists():  # another kind of server, or one that an earlier version started
+            return
+        client = QMPClient(self._socket.parent.name)
+        with suppress(QMPError, OSError, EOFError):  # it has ended
+            await client.connect(str(self._socket))
+            try:
+                with client.listener(_NAMES) as listener:
+                    await self._tell_of_earlier(client)
+                    await self._tell(listener)
+            finally:
+                with suppress(QMPError, OSError, EOFError):
+                    await client.disconnect()
+
+    async def _tell_of_earlier(self, client: QMPClient) -> None:
+        try:
+            nodes = await client.execute("query-named-block-nodes", {"flat": True})
+        except (
+            ExecuteError
+        ) as error:  # a node that met fatal damage is shut down and can't be described (block/qcow2.c)
+            await self._on_event(IMAGE_CORRUPTED, f"its server says: {error}")
+            return
+        for node in nodes if isinstance(nodes, list) else []:
+            about = node.get("image", {}).get("format-specific", {}).get("data", {})
+            if about.get("corrupt"):
+                await self._on_event(IMAGE_CORRUPTED, "its header says that it is corrupt")
+
+    async def _tell(self, listener: EventListener) -> None:
+        async for event in listener:
+            about = event.get("data", {})
+            await self._on_event(str(event["event"]), str(about.get("msg", "")) if isinstance(about, dict) else "")
