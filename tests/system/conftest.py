@@ -1,0 +1,103 @@
+"""Machines with tapster's package installed. `deploy/test --system` installs what making and booting them takes."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.system.machine import Machine, booted
+
+CHECKOUT = Path(__file__).parents[2]
+NEWER = "9.0.0"
+PACKAGED = ("agent", "reconcilers", "systemd", "deploy", "pyproject.toml", "README.md", "LICENSE")
+TOOLS = ("mmdebstrap", "systemd-nspawn", "dpkg-buildpackage", "dh")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A boot, a package or a root file system may have to be made first, on a machine that is busy."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Tapster's Debian package in two versions."""
+
+    current: Path
+    newer: Path
+
+
+@pytest.fixture(scope="session")
+def base_root() -> Path:
+    """A Debian with a systemd and without tapster."""
+    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed: run deploy/test --system once")
+    return _made("deploy/lib/make-root", "container") / "root"
+
+
+@pytest.fixture(scope="session")
+def packages(base_root: Path) -> Packages:
+    """The package, and the same with a higher version: what dpkg and systemd do is decided by that alone.
+
+    Both are kept until the sources change.
+    """
+    folder = CHECKOUT / ".cache/packages" / _digest_of_sources()
+    if not folder.exists():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        draft = folder.with_suffix(".draft")
+        _newer(_made("deploy/build-deb", "--output", draft), draft / "newer")
+        draft.rename(folder)
+    newer = folder / "newer.deb"
+    (current,) = set(folder.glob("*.deb")) - {newer}
+    return Packages(current, newer)
+
+
+def _digest_of_sources() -> str:
+    """Of all that goes into the package."""
+    named = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *PACKAGED]
+    files = subprocess.run(named, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        if (CHECKOUT / file).is_file():
+            digest.update(file.encode() + b"\0" + (CHECKOUT / file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _newer(package: Path, folder: Path) -> None:
+    subprocess.run(["dpkg-deb", "--raw-extract", package, folder], check=True)
+    control = folder / "DEBIAN/control"
+    control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {NEWER}-1", control.read_text()))
+    (metadata,) = folder.glob("usr/lib/tapster/lib/python3.*/site-packages/tapster-*.dist-info/METADATA")
+    metadata.write_text(re.sub(r"(?m)^Version: .*", f"Version: {NEWER}", metadata.read_text()))
+    file = folder.with_suffix(".deb")
+    subprocess.run(["dpkg-deb", "--build", "-Zgzip", "-z1", folder, file], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(folder)
+
+
+def _made(*words: str | Path) -> Path:
+    """What a program of deploy/ has made, as it prints in its last line."""
+    done = subprocess.run([CHECKOUT / words[0], *words[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr or done.stdout
+    return Path(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def installed_root(base_root: Path, packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What installing the package adds to the base: one more layer."""
+    layer = tmp_path_factory.mktemp("layer") / "installed"
+    with booted([base_root], layer) as machine:
+        machine.install(packages.current)
+    return layer
+
+
+@pytest.fixture
+def machine(installed_root: Path, base_root: Path) -> Iterator[Machine]:
+    """A booted system on which the package was installed before."""
+    with booted([installed_root, base_root]) as one:
+        yield one
