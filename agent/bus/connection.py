@@ -23,6 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.bus.buffered_socket import BufferedSocket
 from agent.settings import BrokerSettings, TlsSettings
 
 BATCH = 1000
@@ -114,6 +115,7 @@ class Connection(aiomqtt.Client):
         self._verdicts: dict[int, asyncio.Future[ReasonCode]] = {}
         self.window = WINDOW
         self._packet_limit: int | None = None
+        self._socket: BufferedSocket | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -122,6 +124,8 @@ class Connection(aiomqtt.Client):
             # aiomqtt leaves the socket open, and a broker that answers late would let it take over the session.
             self._client.disconnect()
             raise
+        if isinstance(opened := self._client.socket(), socket.socket):
+            self._client._sock = self._socket = BufferedSocket(opened)  # noqa: SLF001 - paho has no hook for it
         self._disconnected.add_done_callback(self._wake)
         return self
 
@@ -230,7 +234,24 @@ class Connection(aiomqtt.Client):
         if threading.get_ident() != self._thread:
             super()._on_socket_register_write(client, userdata, sock)
             return
-        self._loop.add_writer(sock.fileno(), client.loop_write)
+        self._loop.add_writer(sock.fileno(), self._write)
+
+    def _write(self) -> None:
+        """The socket takes more: have paho give all that it has, and send that together."""
+        self._client.loop_write()
+        opened = self._socket
+        if opened is None or opened.fileno() < 0:
+            return
+        opened.flush()
+        if opened.holds:
+            self._loop.add_writer(opened.fileno(), self._write)
+        elif not self._client.want_write():
+            self._loop.remove_writer(opened.fileno())
+
+    def _on_socket_close(self, client: Client, userdata: Any, sock: PahoSocket) -> None:
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
+        super()._on_socket_close(client, userdata, sock)
 
     def _on_publish(
         self, client: Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties

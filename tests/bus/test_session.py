@@ -11,6 +11,7 @@ import aiomqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 
+from agent.bus.buffered_socket import BufferedSocket
 from agent.bus.connection import Connection, packet_properties
 from agent.bus.message import Message
 from tests.broker import Broker, running_broker
@@ -198,7 +199,7 @@ def cut(agent: Agent) -> None:
     connection = agent.session._connection
     assert connection is not None
     own = connection._client.socket()
-    assert isinstance(own, socket.socket)
+    assert isinstance(own, BufferedSocket)
     own.shutdown(socket.SHUT_RDWR)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.crash.ptrace import SystemCall
@@ -70,6 +70,8 @@ _HARMLESS_IOCTLS = {0x4C05, 0x4C82, 0x80081272, 0x1268, 0x80081280, 0x5401, 0x54
 _FCNTLS = {37: "F_OFD_SETLK", 38: "F_OFD_SETLKW", 1024: "F_SETLEASE"}
 _HARMLESS_FCNTLS = {0, 1, 2, 3, 4, 5, 6, 7, 36, 1025, 1030, 1032}  # F_DUPFD … F_SETLKW, of SQLite, which die with us
 _CLONE_THREAD = 0x10000
+_PUBACK = 0x40
+_LENGTH_SHIFT_MAX = 21
 
 
 class UnclassifiedError(Exception):
@@ -132,11 +134,11 @@ class Effects:
         return f"{call.name} {self._short(target)}"
 
     def _send(self, call: SystemCall) -> str | None:
-        data = call.bytes(1, min(call.args[2], 4096))
+        data = call.bytes(1, min(call.args[2], 1 << 16))
         if data.startswith(b"{"):
             return f"QMP {json.loads(data)['execute']}"
         # Of MQTT only the acknowledgement counts: what the broker has of it, it does not send again.
-        return "MQTT PUBACK" if data.startswith(b"\x40") else None
+        return "MQTT PUBACK" if any(kind == _PUBACK for kind in _packets(data)) else None
 
     def _socket(self, call: SystemCall) -> str | None:
         if call.name == "listen":
@@ -166,6 +168,19 @@ class Effects:
         flags = int.from_bytes(call.bytes(0, 8), "little") if call.name == "clone3" else call.args[0]
         is_thread = call.name in {"clone", "clone3"} and flags & _CLONE_THREAD
         return None if is_thread else "start a process"
+
+
+def _packets(data: bytes) -> Iterator[int]:
+    """First byte of each MQTT packet in what is sent at once (MQTT v5, section 2.1)."""
+    at = 0
+    while at < len(data):
+        yield data[at]
+        length, shift, more = 0, 0, True
+        while more and at + 1 < len(data) and shift <= _LENGTH_SHIFT_MAX:
+            at += 1
+            length |= (data[at] & 0x7F) << shift
+            shift, more = shift + 7, bool(data[at] & 0x80)
+        at += 1 + length
 
 
 def _is_character_device(path: str) -> bool:
