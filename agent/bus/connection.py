@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
@@ -56,6 +56,14 @@ class DeniedError(Exception):
 
 class TakenOverError(Exception):
     """Another client with the same id has been here since, and may still be."""
+
+
+class Sent(NamedTuple):
+    """A message that is on its way: its topic, the packet's number, and the verdict to come."""
+
+    topic: str
+    mid: int
+    verdict: "asyncio.Future[ReasonCode]"
 
 
 class Connection(aiomqtt.Client):
@@ -172,6 +180,10 @@ class Connection(aiomqtt.Client):
             DeniedError: The broker does not take it, and would not take it again.
             aiomqtt.MqttError: There is no connection, or it ended before the verdict.
         """
+        await self.verdict(self.send(topic, payload, retain=retain, properties=properties))
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False, properties: Properties | None = None) -> Sent:
+        """Publish with QoS 1, behind everything sent before; many may be under way at once. Raises as `deliver`."""
         size = len(topic) + len(payload) + PACKET_OVERHEAD
         if self._packet_limit is not None and size > self._packet_limit:
             raise DeniedError(
@@ -184,13 +196,17 @@ class Connection(aiomqtt.Client):
             raise DeniedError(f"{topic}: can't be published: {error}") from error
         if sent.rc != MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc, f"could not publish on {topic}")
-        verdict = self._verdicts[sent.mid] = asyncio.get_running_loop().create_future()
+        verdict = self._verdicts[sent.mid] = self._loop.create_future()
+        return Sent(topic, sent.mid, verdict)
+
+    async def verdict(self, sent: Sent) -> None:
+        """Wait for what the broker says to a message. Raises as `deliver`."""
         try:
-            reason = await verdict
+            reason = await sent.verdict
         finally:
-            del self._verdicts[sent.mid]
+            self._verdicts.pop(sent.mid, None)
         if reason.is_failure:
-            raise DeniedError(f"the broker refused a message on {topic}: {reason}; check its access list")
+            raise DeniedError(f"the broker refused a message on {sent.topic}: {reason}; check its access list")
 
     async def follow(self, filters: Sequence[str]) -> None:
         """Subscribe with QoS 1; what is retained is sent, also for a filter that was subscribed to before.
@@ -210,6 +226,7 @@ class Connection(aiomqtt.Client):
         for verdict in self._verdicts.values():
             if not verdict.done():
                 verdict.set_exception(why)
+                verdict.exception()  # seen: of many under way only the first is waited for then
         self._news.set()
 
     def _on_connect(

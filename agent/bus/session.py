@@ -5,8 +5,8 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Literal, NoReturn
 
@@ -15,7 +15,7 @@ import structlog
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 
-from agent.bus.connection import Connection, DeniedError, TakenOverError, explain, packet_properties, taken_over
+from agent.bus.connection import Connection, DeniedError, Sent, TakenOverError, explain, packet_properties, taken_over
 from agent.bus.message import Message
 from agent.bus.outbox import Outbox, Publication
 from agent.bus.topics import (
@@ -330,18 +330,28 @@ class BusSession:
             await self._publish_batch(connection)
 
     async def _publish_batch(self, connection: Connection) -> None:
-        async with asyncio.TaskGroup() as sends:
-            for publication in await self._outbox.batch(connection.window):
-                sends.create_task(self._send(connection, publication))
+        under_way = list[Sent]()
+        for publication in await self._outbox.batch(connection.window):
+            with self._denial_noted(publication.topic):
+                if not self._is_denied(publication.topic):
+                    under_way.append(connection.send(publication.topic, publication.payload, retain=publication.retain))
+        for sent in under_way:
+            with self._denial_noted(sent.topic):
+                await connection.verdict(sent)
         self._outbox.delivered()
 
     async def _send(self, connection: Connection, publication: Publication) -> None:
         if self._is_denied(publication.topic):
             return
-        try:
+        with self._denial_noted(publication.topic):
             await connection.deliver(publication.topic, publication.payload, retain=publication.retain)
+
+    @contextmanager
+    def _denial_noted(self, topic: str) -> Iterator[None]:
+        try:
+            yield
         except DeniedError as error:
-            self._report_denied(publication.topic, error)
+            self._report_denied(topic, error)
 
     async def _flush(self, connection: Connection) -> None:
         with suppress(TimeoutError, aiomqtt.MqttError, ExceptionGroup):
