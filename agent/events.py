@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Literal, NamedTuple, Self, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic_core import to_json
 
 from agent.bus.topics import EventKind, Scope
 from agent.definition import Finding
@@ -218,13 +219,14 @@ class EventSource:
             subject: What it happened to: `<guest>/<target>`, `<guest>` or the host's name.
             data: The particulars.
         """
-        body = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
-        envelope = CloudEvent(
-            id=f"{self._session}-{next(self._sequence)}",
-            source=self._source,
-            type=type,
-            subject=subject,
-            time=now(),
-            data=body,
-        )
-        return Event(type.kind, envelope.model_dump_json().encode())
+        envelope = {
+            "specversion": "1.0",
+            "id": f"{self._session}-{next(self._sequence)}",
+            "source": self._source,
+            "type": type,
+            "subject": subject,
+            "time": now(),
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+        return Event(type.kind, to_json(envelope))

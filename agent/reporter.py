@@ -21,6 +21,11 @@ from reconcilers.spec import DiskKey
 FLUSH_SECONDS = 0.02
 """A guest whose disks are still coming up is shown this much later, so that one message tells of all of them."""
 
+FLUSH_SECONDS_A_GUEST = 0.005
+"""So much later again for each guest that waits already: of many that come at once, most are up by then."""
+
+FLUSH_SECONDS_MAX = 5.0
+
 _UNDER_WAY = {Phase.PENDING, Phase.ATTACHING, Phase.DETACHING}
 
 
@@ -108,7 +113,8 @@ class Reporter:
             later.cancel()  # it was for disks that have come up since
         if guest not in self._flushes:
             loop = asyncio.get_running_loop()
-            delay = FLUSH_SECONDS if waiting else 0.0
+            longer = FLUSH_SECONDS + FLUSH_SECONDS_A_GUEST * len(self._flushes)
+            delay = min(longer, FLUSH_SECONDS_MAX) if waiting else 0.0
             self._flushes[guest] = loop.call_later(delay, self._publish_guest, guest)
         if self._host_flush is None:
             self._host_flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS * 10, self._publish_host)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import lru_cache
 
 from reconcilers.actual import Attached
 from reconcilers.spec import Backend, DiskSpec
@@ -20,6 +21,7 @@ class Feature(StrEnum):
     BLOCK_SIZE = "block_size"
 
 
+@lru_cache(maxsize=1024)
 def possible(asked: Tuning, backend: Backend) -> Tuning:
     """What a backend makes of `asked` on a host that grants all it can.
 
@@ -53,13 +55,19 @@ def unhonoured(spec: DiskSpec, attached: Attached | None) -> frozenset[Feature]:
     sector = attached.logical_block_size if attached else spec.logical_block_size
     if attached is None and spec.backend is Backend.BLOCK:
         sector = None  # the device's own
+    not_read_only = attached is not None and spec.read_only and not attached.read_only
+    return _lacking(asked, given, not_read_only, spec.logical_block_size not in {None, sector})
+
+
+@lru_cache(maxsize=1024)  # the disks of a host mostly ask for the same few things, and are shown often
+def _lacking(asked: Tuning, given: Tuning, not_read_only: bool, other_sector: bool) -> frozenset[Feature]:
     lacks = {
         Feature.CACHE: asked.cache is not given.cache,
         Feature.IO: asked.io not in {None, given.io},
         Feature.DISCARD: asked.discard is not given.discard,
         Feature.DETECT_ZEROES: asked.detect_zeroes is not given.detect_zeroes,
         Feature.LIMITS: asked.limits != given.limits,
-        Feature.READ_ONLY: attached is not None and spec.read_only and not attached.read_only,
-        Feature.BLOCK_SIZE: spec.logical_block_size not in {None, sector},
+        Feature.READ_ONLY: not_read_only,
+        Feature.BLOCK_SIZE: other_sector,
     }
     return frozenset(feature for feature, lacking in lacks.items() if lacking)

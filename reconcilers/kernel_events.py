@@ -1,14 +1,24 @@
-"""What the kernel says about block devices, without udev: netlink group 1 of NETLINK_KOBJECT_UEVENT.
+"""What the kernel says about block devices, without udev: group 1 of NETLINK_KOBJECT_UEVENT (netlink(7)).
 
 A loop device tells of its end with a `change` (drivers/block/loop.c, `__loop_clr_fd`), any other device with `remove`.
+Each message is `ACTION@devpath` and then `NAME=value` texts, each ended by a NUL (lib/kobject_uevent.c). They are read
+here and not by a library for udev, which looks each device up in sysfs besides: a millisecond for every loop device
+that comes up.
 """
 
 import asyncio
+import errno
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-import pyudev
+_KOBJECT_UEVENT = 15  # linux/netlink.h
+_KERNEL_GROUP = 1  # 2 is udev's
+_MESSAGE_MAX = 8192  # UEVENT_BUFFER_SIZE is 2048, and the header comes on top
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_ROOM = 16 << 20  # bytes of messages that may wait: a thousand devices come and go within moments
 
 
 class KernelEvents:
@@ -20,20 +30,38 @@ class KernelEvents:
 
     def __init__(self, on_device: Callable[[str], None]) -> None:
         self._on_device = on_device
-        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-        self._monitor.filter_by("block")
 
     def __enter__(self) -> Self:
-        self._monitor.start()
-        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._read)
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, _KOBJECT_UEVENT)
+        with suppress(OSError):  # more than net.core.rmem_max is for root
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+        self._socket.bind((0, _KERNEL_GROUP))
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._monitor.fileno())
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
 
     def _read(self) -> None:
-        while (device := self._monitor.poll(timeout=0)) is not None:
-            if device.device_node:
-                self._on_device(device.device_node)
+        with suppress(BlockingIOError):
+            while True:
+                try:
+                    message, (port, _) = self._socket.recvfrom(_MESSAGE_MAX)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    continue
+                if port == 0 and (node := block_node(message)):  # 0 is the kernel; anybody with the right may send here
+                    self._on_device(node)
+
+
+def block_node(message: bytes) -> str | None:
+    """The node of the block device that a message is about; None if it is about something else."""
+    facts = dict(part.partition(b"=")[::2] for part in message.split(b"\0")[1:])
+    if facts.get(b"SUBSYSTEM") != b"block" or b"DEVNAME" not in facts:
+        return None
+    return f"/dev/{facts[b'DEVNAME'].decode('utf-8', 'surrogateescape')}"
