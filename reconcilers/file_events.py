@@ -30,6 +30,12 @@ _OTHER_FILE = Mask.CREATE | Mask.MOVED_TO | Mask.DELETE | Mask.MOVED_FROM
 _IMAGE = Mask.MODIFY
 _RELEASE = Mask.CLOSE | Mask.ONESHOT
 
+UNMOUNT_SECONDS = 0.25
+"""A mount leaves the table first and lets its device go afterwards, of which nothing tells: so long after, as a rule.
+
+Who looks only at once may come too early (fs/namespace.c, `cleanup_mnt` after `umount_tree`).
+"""
+
 
 class FileEvents:
     """Tells which disks to look at again. Use it as a context manager in a running event loop.
@@ -56,13 +62,16 @@ class FileEvents:
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._mount_changes = select.epoll()
         self._mount_changes.register(self._mounts, select.EPOLLPRI)
-        asyncio.get_running_loop().add_reader(self._mount_changes.fileno(), self._mounts_changed)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._mount_changes.fileno(), self._mounts_changed)
+        self._second_look = loop.call_later(0, self._look_at, [])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._reading.cancel()
+        self._second_look.cancel()
         asyncio.get_running_loop().remove_reader(self._mount_changes.fileno())
         self._mount_changes.close()
         os.close(self._mounts)
@@ -165,7 +174,14 @@ class FileEvents:
 
     def _mounts_changed(self) -> None:
         self._mount_changes.poll(0)
-        for key in list(self._releases):
+        freed = list(self._releases)
+        self._look_at(freed)
+        if freed:
+            self._second_look.cancel()
+            self._second_look = asyncio.get_running_loop().call_later(UNMOUNT_SECONDS, self._look_at, freed)
+
+    def _look_at(self, keys: list[DiskKey]) -> None:
+        for key in keys:
             self.forget_release(key)
             self._on_event(key, Trigger.KERNEL)
 
