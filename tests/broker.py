@@ -27,7 +27,7 @@ class Broker:
         """Start it and wait until it takes connections."""
         program = mosquitto()
         assert program is not None, "the tests need mosquitto: apt-get install mosquitto"
-        self._file.write_text(configuration(self.port, self.folder) + self._extra)
+        self._file.write_text(self.configuration())
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([program, "-c", str(self._file)], stdout=log, stderr=log)
         deadline = time.monotonic() + 10
@@ -37,6 +37,10 @@ class Broker:
             assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "mosquitto does not listen"
             time.sleep(0.01)
+
+    def configuration(self) -> str:
+        """Its mosquitto.conf."""
+        return configuration(self.port, self.folder) + self._extra
 
     def save(self) -> None:
         """Have it write what it holds to disk, and wait for that."""

@@ -273,9 +273,12 @@ class Bench:
         ear.on_connect = lambda client, *_: client.subscribe("tapster/#", qos=1)
         ear.on_message = self._hear
         ear.reconnect_delay_set(1, 1)
-        ear.connect(self.broker.host, self.broker.port)
+        self._dial(ear)
         ear.loop_start()
         return ear
+
+    def _dial(self, ear: mqtt.Client) -> None:
+        ear.connect(self.broker.host, self.broker.port)
 
     def _hear(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
         self.messages.append((message.topic, bytes(message.payload)))

@@ -1,0 +1,158 @@
+"""Whom the kit's broker turns away, whom an agent turns away, and what the script makes."""
+
+import asyncio
+import os
+import shutil
+import stat
+import subprocess
+import time
+from pathlib import Path
+from signal import SIGKILL
+
+import aiomqtt
+import pytest
+
+from agent.bus.connection import Connection
+from agent.settings import BrokerSettings, TlsSettings
+from tests.broker import free_port
+from tests.broker_kit.kit import KIT, Certificates, KitBroker, kit_broker
+
+
+async def connects(settings: BrokerSettings, client: str = "db1") -> bool:
+    try:
+        async with Connection(settings, client=client, user=client) as connection:
+            await connection.follow(["tapster/v1/lab/hosts/db1/sync"])
+            return True
+    except aiomqtt.MqttError:
+        return False
+
+
+def with_tls(settings: BrokerSettings, tls: TlsSettings) -> BrokerSettings:
+    return settings.model_copy(update={"tls": tls})
+
+
+async def test_its_own_are_let_in(broker: KitBroker) -> None:
+    assert await connects(broker.as_host("db1"))
+    assert await connects(broker.as_operator(), "operator-1")
+
+
+async def test_nobody_is_let_in_without_a_certificate(broker: KitBroker) -> None:
+    own = broker.as_host("db1")
+    nobody = TlsSettings(ca_file=own.tls.ca_file)
+    assert not await connects(with_tls(own, nobody))
+    assert not await connects(with_tls(broker.as_operator(), nobody), "operator-1")
+    assert not await connects(own.model_copy(update={"tls": TlsSettings()}))
+
+
+async def test_foreign_certificates_are_turned_away(broker: KitBroker, tmp_path: Path) -> None:
+    """Of the same name, from another fleet's authority; the broker is trusted all the same."""
+    foreign = Certificates(tmp_path).tls("host", "db1")
+    own = broker.as_host("db1")
+    assert not await connects(with_tls(own, foreign.model_copy(update={"ca_file": own.tls.ca_file})))
+
+
+async def test_one_kind_is_turned_away_at_the_others_door(broker: KitBroker) -> None:
+    """Else a host could be an operator, or choose its client id there and take over another one's session."""
+    assert not await connects(broker.as_host("db1", port=broker.operators_port), "operator-1")
+    assert not await connects(broker.as_host("db1", port=broker.operators_port), "db2")
+    assert not await connects(broker.as_operator(port=broker.port), "alice")
+
+
+async def test_expired_certificates_are_turned_away(broker: KitBroker, certificates: Certificates) -> None:
+    folder = certificates.folder / "hosts/late"
+    certificates.make("host", "late")
+    assert await connects(broker.as_host("late"), "late")
+    shutil.rmtree(folder)
+    certificates.make("host", "late", days="0")
+    await asyncio.sleep(1.1)  # certificates count in seconds
+    assert not await connects(broker.as_host("late"), "late")
+
+
+async def test_revoked_certificates_are_turned_away(certificates: Certificates, tmp_path: Path) -> None:
+    with kit_broker(tmp_path, certificates) as broker:
+        stolen = broker.as_host("lost")
+        kept = certificates.folder / "kept"
+        shutil.copytree(certificates.folder / "hosts/lost", kept)
+        stolen = with_tls(
+            stolen, TlsSettings(ca_file=kept / "ca.pem", cert_file=kept / "host.pem", key_file=kept / "host.key")
+        )
+        assert await connects(stolen, "lost")
+        assert "lost is revoked" in certificates.make("revoke", "host", "lost")
+        broker.restart(SIGKILL)
+        assert not await connects(stolen, "lost")
+        assert await connects(broker.as_host("lost"), "lost")
+
+
+async def test_an_agent_turns_a_false_broker_away(broker: KitBroker, certificates: Certificates) -> None:
+    """One with a certificate of a host, or with another name's."""
+    own = broker.as_host("db1")
+    assert not await connects(
+        with_tls(own, own.tls.model_copy(update={"ca_file": certificates.folder / "mosquitto/hosts-ca.pem"}))
+    )
+    assert not await connects(own.model_copy(update={"host": "127.0.0.2"}))
+
+
+def test_the_broker_speaks_no_old_tls(broker: KitBroker, certificates: Certificates) -> None:
+    tls = certificates.tls("host", "db1")
+    command = f"openssl s_client -connect 127.0.0.1:{broker.port} -CAfile {tls.ca_file} -cert {tls.cert_file}"
+    words = [*command.split(), "-key", str(tls.key_file), "-cipher", "DEFAULT@SECLEVEL=0"]
+    answers = {
+        version: subprocess.run([*words, version], check=False, input=b"", capture_output=True, timeout=20)
+        for version in ("-tls1_1", "-tls1_2")
+    }
+    assert answers["-tls1_2"].returncode == 0, answers["-tls1_2"].stderr
+    assert answers["-tls1_1"].returncode != 0
+    assert b"protocol version" in answers["-tls1_1"].stderr
+
+
+@pytest.mark.parametrize(("version", "shakes_hands"), [("-tls1_1", False), ("-tls1_2", True)])
+def test_an_agent_speaks_no_old_tls(certificates: Certificates, version: str, shakes_hands: bool) -> None:
+    port, made = free_port(), certificates.folder / "mosquitto"
+    command = f"openssl s_server -accept 127.0.0.1:{port} -cert {made}/broker.pem -key {made}/broker.key -naccept 1"
+    words = [*command.split(), version, "-cipher", "DEFAULT@SECLEVEL=0"]
+    server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 20
+        while f":{port:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        own = BrokerSettings(host="localhost", port=port, tls=certificates.tls("host", "db1"), connect_timeout=2)
+        assert not asyncio.run(connects(own))  # it speaks no MQTT in either case
+    finally:
+        server.terminate()
+        told, _ = server.communicate(timeout=20)
+    assert (b"CIPHER is" in told) == shakes_hands, told
+
+
+def test_keys_are_their_owners_alone(certificates: Certificates) -> None:
+    certificates.tls("host", "db1")
+    keys = list(certificates.folder.rglob("*.key"))
+    assert len(keys) >= 5
+    for file in keys:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert stat.S_IMODE((certificates.folder / "authorities").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("host Db1", "can't be a name"),
+        ("host ../x", "can't be a name"),
+        ("host db_1", "can't be a name"),
+        ("authorities", "is there already, and nothing is overwritten"),
+        ("broker other", "is there already, and nothing is overwritten"),
+        ("revoke host nobody", "there is no host 'nobody'"),
+        ("host", "make-certificates FOLDER host db1"),
+        ("guest x", "make-certificates FOLDER host db1"),
+    ],
+)
+def test_mistakes_are_told(certificates: Certificates, words: str, says: str) -> None:
+    done = subprocess.run(
+        [KIT / "make-certificates", certificates.folder, *words.split()],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
