@@ -70,7 +70,8 @@ class Attached:
         slice_offset: First byte of the image that is served.
         slice_size: Length that was asked for, None for all.
         server: What serves it, with its version.
-        server_alive: Whether the server runs; always true for the kernel's own backends.
+        server_alive: Whether what serves it is there: a tap's server, the storage under a loop device's image, the very
+            block device that was claimed. Without it, reads and writes fail.
         linked: Whether the stable path points to `device_path`.
         server_answers: False only for a server that runs, has requests to do and does not react. What else is said
             here of such a disk is what was seen last, since asking its device would hang.

@@ -128,7 +128,7 @@ class Host:
         self._pools = pools
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
-        self._devices = LoopDevices(instance, (runtime / "taps").resolve())
+        self._devices = LoopDevices(instance, runtime)
         self._loop = LoopReconciler(self._devices, self.paths)
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(

@@ -150,10 +150,17 @@ def _plan_without_source(desired: DiskSpec | None, actual: Actual) -> Step:
     return Nothing(Reason.TAKEN_DOWN if desired is None else Reason.NO_MEDIUM)
 
 
+_GONE = {
+    Backend.LOOP: Reason.STORAGE_LOST,
+    Backend.BLKTAP: Reason.SERVER_LOST,
+    Backend.BLOCK: Reason.DEVICE_VANISHED,
+}
+"""What it is when that which serves a disk is gone."""
+
+
 def _plan_with_fault(desired: DiskSpec, reason: Reason, message: str, attached: Attached | None) -> Step:
     if attached is not None and not attached.server_alive:
-        gone = Reason.DEVICE_VANISHED if attached.backend is Backend.BLOCK else Reason.SERVER_LOST
-        return Keep(gone, f"reads and writes fail, and it can't be brought up again: {message}")
+        return Keep(_GONE[attached.backend], f"reads and writes fail, and it can't be brought up again: {message}")
     if attached is not None:
         return Keep(reason, f"{message}; the disk that is up goes on with the file it has open")
     if reason is Reason.IMAGE_MISSING and desired.startup_policy is StartupPolicy.OPTIONAL:
@@ -179,7 +186,7 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
     """Why what is there can't stay, in words; None if it can."""
     if not attached.server_alive:
-        return "its server is gone"
+        return "what serves it is gone"
     pairs = (
         ("backend", desired.backend, attached.backend),
         ("format", desired.format, attached.format),

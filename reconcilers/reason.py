@@ -263,6 +263,12 @@ class Reason(StrEnum):
         "Let go of the device (see in_use); it is rebuilt when nobody holds it.",
         True,
     )
+    STORAGE_LOST = (
+        "StorageLost",
+        "The file system that the disk's image is on is gone: reads and writes fail.",
+        "Mount it again and let go of the device (see in_use); it is rebuilt when nobody holds it.",
+        True,
+    )
     SERVER_HUNG = (
         "ServerHung",
         "The disk's server runs and does not answer: reads and writes wait.",

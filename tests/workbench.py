@@ -23,6 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from reconcilers.loop import control
+from reconcilers.loop.note import DeviceNotes
 from reconcilers.mounts import is_mount_point, unmount_lazily
 from reconcilers.tag import instance_id
 from tests.broker import Broker, running_broker
@@ -218,8 +219,14 @@ class Bench:
 
     def loops(self) -> list[control.LoopDevice]:
         """This bench's loop devices."""
-        devices = [control.describe(minor) for minor in control.bound_minors()]
-        return [device for device in devices if device and self._is_ours(device)]
+        notes = DeviceNotes(self.runtime / "loops")
+        known = {disk: note for disk in notes.disks() if (note := notes.read(disk))}
+        devices = [device for minor in control.bound_minors() if (device := control.describe(minor))]
+        for number, device in enumerate(devices):
+            for disk, note in known.items():
+                if device.error and note.is_of(device):
+                    devices[number] = note.added_to(device, self._instance, disk)
+        return [device for device in devices if self._is_ours(device)]
 
     def servers(self) -> list[int]:
         """Process ids of this bench's storage daemons."""
@@ -241,6 +248,7 @@ class Bench:
         assert self.mounts() == []
         assert not list(self.runtime.glob("disks/*"))
         assert not list(self.runtime.glob("taps/*"))
+        assert not list(self.runtime.glob("loops/*"))
 
     def close(self) -> None:
         """End everything and take down by force what is left."""
@@ -263,9 +271,13 @@ class Bench:
         for mount in self._exports():
             unmount_lazily(mount)
 
+    @property
+    def _instance(self) -> str:
+        return instance_id(FLEET, self.host, str(self.runtime))
+
     def _is_ours(self, device: control.LoopDevice) -> bool:
         if device.tag:
-            return device.tag.instance == instance_id(FLEET, self.host, str(self.runtime))
+            return device.tag.instance == self._instance
         return (device.backing_path or "").startswith(str(self.runtime))
 
     def _listen(self) -> mqtt.Client:

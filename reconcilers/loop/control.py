@@ -78,6 +78,14 @@ class LoopDevice:
         """The device node."""
         return node(self.minor)
 
+    @property
+    def dead(self) -> bool:
+        """Whether the file system under the backing file is gone for good: nothing but errors will ever come from it.
+
+        A FUSE mount whose server has ended answers ENOTCONN, ECONNABORTED to what was under way; NFS answers ESTALE.
+        """
+        return self.error in {errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE}
+
 
 def node(minor: int) -> str:
     """The node of loop device number `minor`."""
@@ -299,7 +307,7 @@ def try_detach(device: LoopDevice) -> bool:
     try:
         with _opened(device.path, os.O_RDONLY) as opened:
             now = _describe(opened, device.minor)
-            if now is None or (now.tag, now.diskseq) != (device.tag, device.diskseq):
+            if now is None or now.diskseq != device.diskseq or (now.tag != device.tag and not now.error):
                 return True
             fcntl.ioctl(opened, _LOOP_CLR_FD)
             return not _still_bound(opened)

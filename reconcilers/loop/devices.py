@@ -1,6 +1,7 @@
 """Our loop devices on this host: found by their tags, made, and taken down unless in use."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from reconcilers import block_layer
@@ -9,6 +10,7 @@ from reconcilers.errors import DiskError
 from reconcilers.holders import describe_holders
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopDevice, LoopNumbers
+from reconcilers.loop.note import DeviceNotes
 from reconcilers.loop.scan import bound_devices
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
@@ -20,33 +22,40 @@ DEFAULT_BLOCK_SIZE = 512
 class LoopDevices:
     """One instance's loop devices. What is remembered is only where to look; every answer is the kernel's."""
 
-    def __init__(self, instance: str, taps: Path) -> None:
-        """Args: this agent's instance, and the folder whose taps' exports devices of ours stand on."""
+    def __init__(self, instance: str, runtime: Path) -> None:
+        """Args: this agent's instance, and its folder of taps, whose exports devices of ours stand on, and of notes."""
         self._instance = instance
-        self._taps = taps
+        self._taps = (runtime / "taps").resolve()
+        self._notes = DeviceNotes(runtime / "loops")
         self._numbers = LoopNumbers()
         self._minors: dict[str, int] = {}
 
     def survey(self) -> dict[str, LoopDevice]:
         """Look at every bound loop device of the host; those of this instance, by the id of their disk."""
-        before = dict(self._minors)
+        before, noted = dict(self._minors), self._notes.disks()
         self._numbers.learn()
-        ours = {disk: device for device in bound_devices() if (disk := self._disk_of(device))}
+        devices = (self._told(device, noted) for device in bound_devices())
+        ours = {disk: device for device in devices if (disk := self._disk_of(device))}
         for disk, device in ours.items():
             # Added to, not put in place of: other threads attach and detach meanwhile, and what they noted is newer
             # than what was read here. `find` drops what is gone.
             if self._minors.get(disk) == before.get(disk):
                 self._minors[disk] = device.minor
+            if not noted.get(disk):  # its agent was killed before it could
+                self._notes.write(disk, device)
+        for disk in noted.keys() - ours.keys() - self._minors.keys():
+            self._notes.remove(disk)
         return ours
 
     def find(self, key: DiskKey) -> LoopDevice | None:
         """The device that belongs to a disk; None if there is none, also when it was taken away behind our back."""
-        minor = self._minors.get(disk_id(key))
+        disk = disk_id(key)
+        minor = self._minors.get(disk)
         if minor is None:
             return None
         device = control.describe(minor)
-        if device is None or self._disk_of(device) != disk_id(key):
-            self._minors.pop(disk_id(key), None)
+        if device is None or self._disk_of(device := self._told(device, [disk])) != disk:
+            self._forget(disk)
             return None
         return device
 
@@ -90,6 +99,7 @@ class LoopDevices:
         if not discard:
             control.stop_discard(device)
         self._minors[disk_id(key)] = device.minor
+        self._notes.write(disk_id(key), device)
         return device
 
     def detach(self, key: DiskKey) -> None:
@@ -104,17 +114,29 @@ class LoopDevices:
         spoilt = control.discard_stopped(device)
         if not control.try_detach(device):
             raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {describe_holders(device.path)}")
-        self._minors.pop(disk_id(key), None)
+        self._forget(disk_id(key))
         if spoilt:
             control.retire(device.minor)
         else:
             self._numbers.give_back(device.minor)
 
+    def _forget(self, disk: str) -> None:
+        self._minors.pop(disk, None)
+        self._notes.remove(disk)
+
+    def _told(self, device: LoopDevice, disks: Iterable[str]) -> LoopDevice:
+        """The device, with what was written down of it if the kernel does not tell. It may be one of these disks'."""
+        for disk in disks if device.error else ():
+            note = self._notes.read(disk)
+            if note and note.is_of(device):
+                return note.added_to(device, self._instance, disk)
+        return device
+
     def _disk_of(self, device: LoopDevice) -> str | None:
         """The id of the disk that a device of this instance belongs to."""
         if device.tag:
             return device.tag.disk if device.tag.instance == self._instance else None
-        # Its tap is dead and its tag can't be read: the path of the export is ours alone, and names the disk too.
+        # Its tag can't be read, nor is there a note: the path of a tap's export is ours alone, and names the disk too.
         export = Path(device.backing_path or "/")
         return export.parent.name if export.parent.parent == self._taps else None
 

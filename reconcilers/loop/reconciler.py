@@ -46,7 +46,7 @@ class LoopReconciler:
             slice_offset=device.offset,
             slice_size=device.size_limit or None,
             server=SERVER,
-            server_alive=True,
+            server_alive=not device.dead,
             linked=self._paths.read(key) == device.path,
         )
 
@@ -102,6 +102,8 @@ class LoopReconciler:
         self._asked[spec.key] = spec.tuning
 
     def _unbind(self, key: DiskKey) -> None:
+        if (device := self._devices.find(key)) and device.dead:
+            self._paths.remove(key)  # first, as a device that gives nothing but errors goes when its last user does
         self._devices.detach(key)
         self._asked.pop(key, None)
         self._paths.remove(key)

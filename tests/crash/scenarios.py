@@ -114,6 +114,7 @@ def _leave_a_mess_and_go(bench: CrashBench) -> None:
     (bench.runtime / "claims" / "0123456789abcdef.new").touch()
     (bench.runtime / "taps" / "0123456789abcdef").mkdir(parents=True)
     (bench.runtime / "taps" / "0123456789abcdef" / "tap.json.new").touch()
+    (bench.runtime / "loops" / "0123456789abcdef").touch()
     bench.go()
 
 

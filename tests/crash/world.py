@@ -234,6 +234,7 @@ class CrashBench(Bench):
             "servers": len(taps),
             "mounts": len(taps),
             "tap folders": sorted(taps),
+            "notes": sorted(disk_id(disk.key) for disk in disks if not disk.is_block),
             "claims": sorted(f"{disk_id(disk.key)}.json" for disk in disks if disk.is_block),
             "drafts": [],
         }
@@ -252,6 +253,7 @@ class CrashBench(Bench):
             "servers": len(self.servers()),
             "mounts": len(self.mounts()),
             "tap folders": sorted(path.name for path in self.runtime.glob("taps/*")),
+            "notes": sorted(path.name for path in self.runtime.glob("loops/*") if path.stat().st_size),
             "claims": sorted(path.name for path in self.runtime.glob("claims/*")),
             "drafts": [str(path) for path in self._leftovers()],
         }

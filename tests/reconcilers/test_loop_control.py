@@ -32,7 +32,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def devices(folder: Path) -> Iterator[LoopDevices]:
-    instance = LoopDevices(f"{os.getpid():08x}", folder / "taps")
+    instance = LoopDevices(f"{os.getpid():08x}", folder)
     yield instance
     for device in instance.survey().values():
         while not control.try_detach(device):
@@ -145,8 +145,8 @@ def test_another_instance_sees_nothing_of_ours(folder: Path, devices: LoopDevice
     fd = image(folder)
     attach(devices, fd)
     os.close(fd)
-    assert LoopDevices("ffffffff", folder / "taps").survey() == {}
-    assert len(LoopDevices(f"{os.getpid():08x}", folder / "taps").survey()) == 1
+    assert LoopDevices("ffffffff", folder).survey() == {}
+    assert len(LoopDevices(f"{os.getpid():08x}", folder).survey()) == 1
 
 
 def test_surveys_forget_nothing_that_comes_up_meanwhile(folder: Path, devices: LoopDevices) -> None:
