@@ -273,9 +273,9 @@ class BlktapSettings(Section):
             Format.VHDX,
             Format.VDI,
             Format.QED,
-            Format.VMDK,
         ),
-        description="Image formats that may be served; a disk of another format is refused.",
+        description="Image formats that may be served; a disk of another format is refused. vmdk is left out: its "
+        "descriptors can name other files, and of its kinds only monolithicSparse is served.",
     )
 
 

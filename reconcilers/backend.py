@@ -8,7 +8,7 @@ from typing import Protocol
 
 from reconcilers.actual import Attached
 from reconcilers.exclusive import claim
-from reconcilers.image_header import check_header
+from reconcilers.images import Verdict, judge
 from reconcilers.source import OpenSource, Pin, inspected, opened
 from reconcilers.spec import Backend, DiskKey, DiskSpec
 
@@ -51,10 +51,10 @@ class Reconciler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckedSource:
-    """An open source whose header is what was declared, and a warning where that is worth one."""
+    """An open source whose header is what was declared, and what else is to be known of it."""
 
     image: OpenSource
-    warning: str | None
+    verdict: Verdict
 
 
 @asynccontextmanager
@@ -67,7 +67,7 @@ async def checked_source(spec: DiskSpec, pin: Pin, *, claimed: bool = False) -> 
         claimed: Lock it too.
 
     Raises:
-        DiskError: What `opened`, `check_header` and `claim` say against it.
+        DiskError: What `opened`, `judge` and `claim` say against it.
     """
     stack = ExitStack()
     try:
@@ -106,8 +106,8 @@ def _open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool
     if spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
     fmt, offset, size = spec.format, spec.slice_offset, spec.slice_size
-    warning = inspected(pin, lambda found: check_header(found.part(offset, size), fmt))
+    verdict = inspected(pin, lambda found: judge(found.part(offset, size), fmt, read_only=spec.read_only))
     image = stack.enter_context(opened(pin, writable=not spec.read_only))
     if claimed:
         claim(image, spec)
-    return CheckedSource(image, warning)
+    return CheckedSource(image, verdict)

@@ -113,7 +113,7 @@ class BlockReconciler:
             if replacing:
                 await replacing.detach(spec.key)
             await asyncio.to_thread(self._take, spec, checked.image)
-            return checked.warning
+            return checked.verdict.warning
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""

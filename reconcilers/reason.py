@@ -221,6 +221,11 @@ class Reason(StrEnum):
         "The image names another file that it reads from, and the definition does not.",
         "Flatten the image (qemu-img convert), since declared backing chains are not served yet.",
     )
+    BACKING_MISSING = (
+        "BackingMissing",
+        "The definition declares an image below one that stands alone.",
+        "Take the backingStore out of the definition, or name the overlay.",
+    )
     IMAGE_DAMAGED = (
         "ImageDamaged",
         "The image is not consistent: in its header, or in what its server met while it served it.",

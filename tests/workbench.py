@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from reconcilers.loop import control
 from reconcilers.loop.note import DeviceNotes
 from reconcilers.mounts import is_mount_point, unmount_lazily
+from reconcilers.spec import Format
 from reconcilers.tag import instance_id
 from tests.broker import Broker, running_broker
 
@@ -360,6 +361,7 @@ def _settings(host: Bench, more: str) -> str:
     images = f"[images]\npools = {json.dumps([str(pool) for pool in host.pools])}"
     images += "" if "devices =" in more else '\ndevices = ["/dev/loop*"]'
     more = more.replace("[images]", images) if "[images]" in more else f"{more}\n{images}"
+    more += "" if "[blktap]" in more else f"\n[blktap]\nformats = {json.dumps([fmt for fmt in Format if fmt != 'raw'])}"
     return f"""
 host = "{host.host}"
 fleet = "{FLEET}"

@@ -1,4 +1,4 @@
-"""The graph of block nodes in a storage daemon, from the image up to the export. Pure but for a look at a descriptor.
+"""The graph of block nodes in a storage daemon, from the image up to the export. Pure.
 
     image -> slice -> format -> limits -> no-holes -> export
 
@@ -7,8 +7,8 @@ Slice, limits and no-holes are there where they are needed. See BlockdevOptions 
 
 import errno
 import json
-import os
-import stat
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from reconcilers.blktap.tap import TapRecord
@@ -38,6 +38,9 @@ _REFUSALS = [
     {"event": "none", "iotype": iotype, "errno": errno.ENOSYS, "once": False} for iotype in ("discard", "write-zeroes")
 ]
 
+_PROTOCOLS = {"file", "host_device"}
+_OUR_FILE = re.compile(r"/proc/self/fd/\d+")
+
 Node = dict[str, object]
 
 
@@ -46,6 +49,23 @@ def node_arguments(record: TapRecord, image_fd: int) -> list[str]:
     group = {"qom-type": "throttle-group", "id": "limits", "limits": throttle(record.tuning.limits)}
     objects = ["--object", json.dumps(group)] if record.tuning.limits else []
     return objects + [word for node in _nodes(record, image_fd) for word in ("--blockdev", json.dumps(node))]
+
+
+def strangers(record: TapRecord, found: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """What a server has open that it was not given, or does not have that it was; in words.
+
+    Args:
+        record: What it shall serve.
+        found: The answer to `query-named-block-nodes`.
+    """
+    given = {str(node["node-name"]): node["driver"] for node in _nodes(record, 0)}
+    for node in found:
+        name, driver, file = str(node.get("node-name")), node.get("drv"), str(node.get("file"))
+        if given.pop(name, None) != driver:
+            yield f"node {name} ({driver}, {file})"
+        elif driver in _PROTOCOLS and not _OUR_FILE.fullmatch(file):
+            yield f"{driver} {file}"
+    yield from (f"no node {name}" for name in given)
 
 
 def export(record: TapRecord, mount_point: Path) -> Node:
@@ -94,7 +114,7 @@ def _top(record: TapRecord) -> str:
 
 def _image(record: TapRecord, image_fd: int) -> Node:
     return {
-        "driver": "host_device" if stat.S_ISBLK(os.fstat(image_fd).st_mode) else "file",
+        "driver": "host_device" if record.on_block_device else "file",
         "node-name": "image",
         "filename": f"/proc/self/fd/{image_fd}",
         "locking": "off",  # the inherited descriptor has the locks, and QEMU's own would clash with them
@@ -117,14 +137,15 @@ def _slice(record: TapRecord) -> list[Node]:
 
 
 def _format(record: TapRecord) -> Node:
+    raw = {} if record.raw_size is None else {"offset": 0, "size": record.raw_size}
     node: Node = {
-        "driver": DRIVERS[record.format],
+        "driver": "raw" if raw else DRIVERS[record.format],
         "node-name": "format",
         "file": "slice" if _sliced(record) else "image",
         "discard": _discard(record),
         "detect-zeroes": record.tuning.detect_zeroes,
     }
-    return node | ({"backing": None} if record.format in _CAN_NAME_BACKING else {})
+    return node | raw | ({"backing": None} if record.format in _CAN_NAME_BACKING else {})
 
 
 def _discard(record: TapRecord) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from reconcilers.actual import Attached
-from reconcilers.backend import Reconciler, claimed_source
+from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.device import TapDevice
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
@@ -19,7 +19,7 @@ from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.process import ExitWatch
-from reconcilers.source import OpenSource, Pin
+from reconcilers.source import Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec
 from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Limits
@@ -114,7 +114,7 @@ class BlktapReconciler:
     async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
         async with claimed_source(spec, pin, replacing) as checked:
-            tap = await asyncio.to_thread(self._prepare, spec, checked.image)
+            tap = await asyncio.to_thread(self._prepare, spec, checked)
             try:
                 pid = await self._server(tap).spawn(tap, checked.image.fd, within=self._patience)
             except DiskError:
@@ -126,7 +126,7 @@ class BlktapReconciler:
         except DiskError:
             await self.detach(spec.key)
             raise
-        return checked.warning
+        return checked.verdict.warning
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
@@ -170,11 +170,12 @@ class BlktapReconciler:
         for key in list(self._watches):
             self._forget(key)
 
-    def _prepare(self, spec: DiskSpec, image: OpenSource) -> TapFolder:
+    def _prepare(self, spec: DiskSpec, checked: CheckedSource) -> TapFolder:
         tap = TapFolder.of(self._taps, spec.key)
         tap.remove()  # what an attempt that was cut short has left
         if spec.format is None:
             raise AssertionError(f"{spec.key} has no format")
+        image = checked.image
         server_kind, device_kind = self._abilities.choose(spec.format)
         server = self._servers[server_kind]
         tap.prepare(
@@ -188,6 +189,7 @@ class BlktapReconciler:
                 read_only=spec.read_only,
                 slice_offset=spec.slice_offset,
                 slice_size=spec.slice_size,
+                raw_size=checked.verdict.raw_size,
                 server=server.version,
                 server_kind=server_kind,
                 device_kind=device_kind,

@@ -21,8 +21,8 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from reconcilers.blktap.grant import grant
 from reconcilers.blktap.kinds import ServerKind
-from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export, node_arguments, throttle
-from reconcilers.blktap.tap import TapFolder
+from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export, node_arguments, strangers, throttle
+from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.process import process_end
 from reconcilers.reason import Reason
@@ -94,7 +94,7 @@ class StorageDaemon:
             The server's process id. It is our child: an `ExitWatch` reaps it.
 
         Raises:
-            DiskError: ServerFailed with the server's last log lines, or TimedOut. Nothing runs then.
+            DiskError: ServerFailed with the server's last log lines, TimedOut, or BackingUndeclared. Nothing runs then.
         """
         with ExitStack() as stack:
             # Listening before the server starts means that we can connect at once and need not wait for a file.
@@ -124,16 +124,17 @@ class StorageDaemon:
         return process.pid
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:
-        """Wait until the server's export is there.
+        """Wait until the server's export is there, and see that it has nothing open that it was not given.
 
         Raises:
-            DiskError: ServerFailed with the server's last log lines, or TimedOut.
+            DiskError: ServerFailed with the server's last log lines, TimedOut, or BackingUndeclared.
         """
         try:
             async with asyncio.timeout(within):
                 # The greeting comes from the monitor's own thread and proves nothing; commands are answered by the main
                 # loop, which runs only after every option, the export among them, was carried out.
                 exports = await _execute(tap, "query-block-exports")
+                nodes = await _execute(tap, "query-named-block-nodes", {"flat": True})
         except TimeoutError as error:
             message = f"the server was not ready after {within:g} s; {tap.last_log_lines()}"
             raise DiskError(Reason.TIMED_OUT, message) from error
@@ -143,6 +144,9 @@ class StorageDaemon:
         if not any(each["id"] == EXPORT for each in exports):
             message = f"{PROGRAM} runs without its export; {tap.last_log_lines()}"
             raise DiskError(Reason.SERVER_FAILED, message)
+        if unexpected := ", ".join(strangers(_record(tap), nodes)):
+            message = f"{PROGRAM} has other things open than it was given: {unexpected}; nothing is attached to it"
+            raise DiskError(Reason.BACKING_UNDECLARED, message)
 
     async def answers(self, tap: TapFolder, *, within: float) -> bool:
         """Whether the server's main loop, which all requests go through, answers within so many seconds."""
@@ -197,9 +201,7 @@ def _listener(path: Path) -> socket.socket:
 
 
 def _command(tap: TapFolder, image_fd: int, control_fd: int, events_fd: int) -> list[str]:
-    record = tap.record()
-    if record is None:
-        raise DiskError(Reason.INTERNAL_ERROR, f"the tap folder {tap.path} has no record")
+    record = _record(tap)
     return [
         PROGRAM,
         *_monitor("control", control_fd),
@@ -213,6 +215,13 @@ def _command(tap: TapFolder, image_fd: int, control_fd: int, events_fd: int) -> 
 def _monitor(name: str, listener_fd: int) -> list[str]:
     chardev = f"socket,id={name},fd={listener_fd},server=on,wait=off"
     return ["--chardev", chardev, "--monitor", f"chardev={name}"]
+
+
+def _record(tap: TapFolder) -> TapRecord:
+    record = tap.record()
+    if record is None:
+        raise DiskError(Reason.INTERNAL_ERROR, f"the tap folder {tap.path} has no record")
+    return record
 
 
 async def _execute(

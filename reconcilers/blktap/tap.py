@@ -40,6 +40,7 @@ class TapRecord(BaseModel):
         device, inode: The image's, from stat(2).
         server: The program's name and version.
         server_kind, device_kind: The defaults are those of records from before there was a choice.
+        raw_size: The image is its disk's bytes from the first on, and so many, although its format is not called raw.
         asked: What the definition wanted.
         tuning: What the host granted of it.
     """
@@ -55,6 +56,7 @@ class TapRecord(BaseModel):
     read_only: bool
     slice_offset: int
     slice_size: int | None
+    raw_size: int | None = None
     server: str
     server_kind: ServerKind = ServerKind.STORAGE_DAEMON
     device_kind: DeviceKind = DeviceKind.FUSE_LOOP
@@ -70,6 +72,11 @@ class TapRecord(BaseModel):
     def identity(self) -> FileId:
         """The image that the tap has open."""
         return FileId(self.device, self.inode)
+
+    @property
+    def on_block_device(self) -> bool:
+        """Whether the image is a block device: those have no inode of their own here (see `Source`)."""
+        return self.inode == 0
 
 
 @dataclass(frozen=True, slots=True)

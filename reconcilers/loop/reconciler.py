@@ -54,7 +54,7 @@ class LoopReconciler:
         """See `Reconciler`."""
         async with claimed_source(spec, pin, replacing) as checked:
             await asyncio.to_thread(self._bind, spec, checked.image)
-            return checked.warning
+            return checked.verdict.warning
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""

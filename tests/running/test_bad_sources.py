@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.images.makers import vhd_dynamic, vhd_fixed, vhd_footer
 from tests.workbench import Bench, domain, loop_disk, tap_disk
 
 SECTORS = 64 * 512
@@ -137,17 +139,43 @@ def test_an_image_with_its_data_in_another_file_is_refused(host: Bench) -> None:
     assert "another file" in refused(host, "data-file", "vda", "BackingUndeclared")["error"]["message"]
 
 
-def test_a_header_that_lies_is_the_servers_to_refuse_and_leaves_nothing(host: Bench) -> None:
+def test_a_header_that_lies_is_refused_before_any_server_sees_it(host: Bench) -> None:
     image = host.image("liar.qcow2")
     with image.open("r+b") as file:
         file.write(b"QFI\xfb\x00\x00\x00\x03" + b"\0" * 100)
     host.push_disks("liar", tap_disk("vda", image, "qcow2"))
-    disk = host.until_phase("liar", "vda", "Failed")
+    assert "2^0" in refused(host, "liar", "vda", "ImageDamaged")["error"]["message"]
+    assert not list(host.runtime.glob("taps/*"))
+
+
+def test_what_only_the_server_can_see_is_its_to_refuse_and_leaves_nothing(host: Bench) -> None:
+    image = host.formatted("snapshots.qcow2", "qcow2")
+    with image.open("r+b") as file:
+        file.seek(60)
+        file.write(struct.pack(">IQ", 1, 65536))  # one snapshot, and it is in the table of references
+    host.push_disks("snapshots", tap_disk("vda", image, "qcow2"))
+    disk = host.until_phase("snapshots", "vda", "Failed")
     assert disk["error"]["reason"] == "ServerFailed"
     assert "qemu-storage-daemon" in disk["error"]["message"]
     assert disk["attempts"] >= 1
-    host.absent("liar")
-    host.until_guest("liar", "Down")
+    host.absent("snapshots")
+    host.until_guest("snapshots", "Down")
+
+
+def test_a_header_planted_in_a_fixed_vhd_changes_nothing(host: Bench) -> None:
+    content = vhd_dynamic(host.images / "planted", size=1 << 30).read_bytes().ljust(4 << 20, b"\0")
+    image = vhd_fixed(host.images / "fixed.vhd", content)
+    host.push_disks("planted", tap_disk("vda", image, "vhd"))
+    up = host.until_phase("planted", "vda", "Up")
+    assert (up["size_bytes"], up["effective"]["format"]) == (4 << 20, "vhd")
+    with host.stable("planted", "vda").open("r+b", buffering=0) as device:
+        assert device.read(len(content) + 1) == content
+        device.seek(0)
+        device.write(b"written" * 1024)
+        os.fsync(device.fileno())
+    host.absent("planted")
+    host.until_guest("planted", "Down")
+    assert image.read_bytes() == b"written" * 1024 + content[7168:] + vhd_footer(size=4 << 20)
 
 
 @pytest.fixture
