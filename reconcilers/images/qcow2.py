@@ -106,6 +106,8 @@ def _judge_tables(image: Window, size: int, cluster_bits: int, features: int) ->
     refcount_bytes = refcount_clusters * cluster
     image.need(0 < refcount_bytes <= _REFCOUNT_BYTES_MAX, f"has a refcount table of {refcount_bytes} bytes")
     image.need_table("refcount table", refcount_at, refcount_bytes, behind=cluster, unit=cluster)
+    apart = l1_at + l1_entries * 8 <= refcount_at or refcount_at + refcount_bytes <= l1_at
+    image.need(apart, "has its L1 table and its refcount table in one place")
     if snapshots:
         image.need(snapshots <= _SNAPSHOTS_MAX, f"has {snapshots} snapshots")
         least = snapshots * _SNAPSHOT_BYTES

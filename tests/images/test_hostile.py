@@ -98,6 +98,7 @@ QCOW2: dict[str, tuple[Change, Reason]] = {
     **{f"L1 at {at}": (put(">Q", 40, at), DAMAGED) for at in (0, 1, 512, FAR, HUGE, HUGE - 65535, 1 << 63)},
     **{f"refcounts at {at}": (put(">Q", 48, at), DAMAGED) for at in (0, 1, FAR, HUGE, HUGE - 65535)},
     **{f"refcounts of {count}": (put(">I", 56, count), DAMAGED) for count in (0, 129, 0x10000, 0xFFFFFFFF)},
+    "L1 in the refcounts": (put(">Q", 40, 65536), DAMAGED),
     "refcounts of 2^7 bits": (put(">I", 96, 7), DAMAGED),
     **{f"header of {length}": (put(">I", 100, length), DAMAGED) for length in (0, 72, 103, 105, 1 << 17, 0xFFFFFFFF)},
     "too many snapshots": (put(">IQ", 60, 65537, 65536), DAMAGED),

@@ -152,7 +152,9 @@ def test_what_only_the_server_can_see_is_its_to_refuse_and_leaves_nothing(host: 
     image = host.formatted("snapshots.qcow2", "qcow2")
     with image.open("r+b") as file:
         file.seek(60)
-        file.write(struct.pack(">IQ", 1, 65536))  # one snapshot, and it is in the table of references
+        file.write(struct.pack(">IQ", 1, 1 << 18))
+        file.seek((1 << 18) + 36)
+        file.write(b"\xff" * 4096)  # the one snapshot says that 4 GiB more are known of it
     host.push_disks("snapshots", tap_disk("vda", image, "qcow2"))
     disk = host.until_phase("snapshots", "vda", "Failed")
     assert disk["error"]["reason"] == "ServerFailed"
