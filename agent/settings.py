@@ -89,7 +89,7 @@ Count = Annotated[int, BeforeValidator(_no_truth)]
 Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
 WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
 Bytes = Annotated[int, BeforeValidator(_no_truth), Unit("bytes")]
-Server = Literal[ServerKind.STORAGE_DAEMON]
+Server = Literal[ServerKind.TAPDISK, ServerKind.STORAGE_DAEMON]
 TapFormat = Literal[Format.AIO, Format.QCOW, Format.QCOW2, Format.VHD, Format.VHDX, Format.VDI, Format.QED, Format.VMDK]
 
 
@@ -260,8 +260,9 @@ class BlktapSettings(Section):
     """User-space block servers, one process a disk."""
 
     servers: Annotated[tuple[Server, ...], BeforeValidator(_from_commas)] = Field(
-        (ServerKind.STORAGE_DAEMON,),
-        description="Servers that may be used, the preferred first. None: no blktap disks.",
+        (ServerKind.TAPDISK, ServerKind.STORAGE_DAEMON),
+        description="Servers that may be used, the preferred first; one that the host lacks, or that lacks what a disk "
+        "needs, is passed over. None: no blktap disks.",
     )
     start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")
     formats: Annotated[tuple[TapFormat, ...], BeforeValidator(_from_commas)] = Field(

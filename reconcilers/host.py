@@ -7,7 +7,7 @@ import asyncio
 import fcntl
 import os
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,11 +73,11 @@ class Orphan:
     device_path: str
 
 
-async def probe(servers: Collection[ServerKind], formats: frozenset[Format]) -> HostAbilities:
+async def probe(servers: Sequence[ServerKind], formats: frozenset[Format]) -> HostAbilities:
     """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
 
     Args:
-        servers: The tap servers that the settings allow.
+        servers: The tap servers that the settings allow, the preferred first.
         formats: Image formats that they may serve.
 
     Raises:

@@ -181,6 +181,11 @@ class Reason(StrEnum):
         "The image is smaller than one sector or than the part that the definition names.",
         "Check that the image arrived whole.",
     )
+    IMAGE_UNALIGNED = (
+        "ImageUnaligned",
+        "The image's size is no multiple of 512 bytes, and its server would cut off the rest.",
+        "Round the image up, e.g. truncate -s %512.",
+    )
     NOT_AN_IMAGE = (
         "NotAnImage",
         "The source is a directory, FIFO, socket, character device, or a program that runs as its owner.",

@@ -1,14 +1,18 @@
 """What this host can do for taps, probed once at start: which servers it has, what they open, how a device is made."""
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.storage_daemon import StorageDaemon
-from reconcilers.spec import Format
+from reconcilers.blktap.tapdisk.probe import probe_tapdisk
+from reconcilers.blktap.tapdisk.server import Tapdisk
+from reconcilers.errors import DiskError
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskSpec, Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,49 +24,83 @@ class TapAbilities:
         devices: Never empty unless there is something `missing`.
         formats: What the settings allow of that which the servers open.
         missing: Why there can be no tap, and what to do about it; None if there can.
+        relay: What stands in front of a tapdisk for a FUSE export; None where the host lacks it.
     """
 
     servers: Mapping[ServerKind, TapServer]
     devices: tuple[DeviceKind, ...]
     formats: frozenset[Format]
     missing: str | None
+    relay: StorageDaemon | None = field(default=None)
 
-    def choose(self, fmt: Format) -> tuple[ServerKind, DeviceKind]:
-        """The server and the device of a new tap; the format is one of `formats`."""
-        return next(kind for kind, server in self.servers.items() if fmt in server.formats), self.devices[0]
+    def choose(self, spec: DiskSpec) -> tuple[ServerKind, DeviceKind]:
+        """The server and the device of a new tap: the first server that can serve it, and the first device over that.
+
+        Raises:
+            DiskError: FormatUnsupported, with what each server lacks.
+        """
+        lacking: list[str] = []
+        for kind, server in self.servers.items():
+            why = server.lacks(spec)
+            if why is None:
+                return kind, self.devices[0]
+            lacking.append(f"{kind} lacks {why}")
+        message = f"no server that blktap.servers names can serve {spec.key}: {', '.join(lacking)}"
+        raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
 
     def every_server(self) -> dict[ServerKind, TapServer]:
         """One of each kind: a tap that is there is asked and stopped whatever the settings say by now."""
-        return {ServerKind.STORAGE_DAEMON: StorageDaemon(storage_daemon.PROGRAM), **self.servers}
+        daemon = self.relay or StorageDaemon(storage_daemon.PROGRAM)
+        return {
+            ServerKind.TAPDISK: Tapdisk(frozenset(), daemon),
+            ServerKind.STORAGE_DAEMON: daemon,
+            **self.servers,
+        }
 
 
-async def probe_taps(servers: Collection[ServerKind], formats: frozenset[Format]) -> TapAbilities:
+async def probe_taps(servers: Sequence[ServerKind], formats: frozenset[Format]) -> TapAbilities:
     """Find out what can be had.
 
     Args:
         servers: What the settings allow, the preferred first.
         formats: Image formats that may be served.
     """
-    version = await storage_daemon.version()
-    found: dict[ServerKind, TapServer] = {}
-    if version and ServerKind.STORAGE_DAEMON in servers:
-        found[ServerKind.STORAGE_DAEMON] = StorageDaemon(version)
-    missing = _missing(servers, found)
-    opened = frozenset(fmt for server in found.values() for fmt in server.formats)
-    return TapAbilities(found, (DeviceKind.FUSE_LOOP,), frozenset() if missing else opened & formats, missing)
-
-
-def _missing(servers: Collection[ServerKind], found: Mapping[ServerKind, TapServer]) -> str | None:
     if not servers:
-        return "the settings allow no server (blktap.servers)"
-    if not found:
-        program = storage_daemon.PROGRAM
-        return f"{program} is not installed; `apt-get install qemu-utils`, on Debian 12 qemu-system-common"
+        return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)")
+    version = await storage_daemon.version()
+    daemon = StorageDaemon(version) if version else None
+    devices, no_device = _devices()
+    found: dict[ServerKind, TapServer] = {}
+    lacking: list[str] = []
+    for kind in servers:
+        match kind:
+            case ServerKind.STORAGE_DAEMON if daemon:
+                found[kind] = daemon
+            case ServerKind.STORAGE_DAEMON:
+                program = storage_daemon.PROGRAM
+                lacking.append(
+                    f"{program} is not installed; `apt-get install qemu-utils`, on Debian 12 qemu-system-common"
+                )
+            case ServerKind.TAPDISK:
+                tapdisk, why = await probe_tapdisk(formats, daemon)
+                if tapdisk and not daemon and devices == (DeviceKind.FUSE_LOOP,):
+                    lacking.append("tapdisk needs the kernel's nbd, or qemu-storage-daemon in front of it")
+                elif tapdisk:
+                    found[kind] = tapdisk
+                elif why:
+                    lacking.append(why)
+    missing = no_device or (None if found else "; ".join(lacking))
+    opened = frozenset(fmt for server in found.values() for fmt in server.formats)
+    return TapAbilities(found, devices, frozenset() if missing else opened & formats, missing, daemon)
+
+
+def _devices() -> tuple[tuple[DeviceKind, ...], str | None]:
+    """The ways to a device, and what is missing where there is none."""
     if problem := unopenable("/dev/loop-control"):
-        return f"{problem}; load it with `modprobe loop`"
+        return (), f"{problem}; load it with `modprobe loop`"
     if problem := unopenable("/dev/fuse"):
-        return f"{problem}; load it with `modprobe fuse`"
-    return None
+        return (), f"{problem}; load it with `modprobe fuse`"
+    return (DeviceKind.FUSE_LOOP,), None
 
 
 def unopenable(path: str) -> str | None:

@@ -44,7 +44,7 @@ _OUR_FILE = re.compile(r"/proc/self/fd/\d+")
 Node = dict[str, object]
 
 
-def node_arguments(record: TapRecord, image_fd: int) -> list[str]:
+def node_arguments(record: TapRecord, image_fd: int | None) -> list[str]:
     """Options that make the nodes and what they need, in the order that the daemon wants."""
     group = {"qom-type": "throttle-group", "id": "limits", "limits": throttle(record.tuning.limits)}
     objects = ["--object", json.dumps(group)] if record.tuning.limits else []
@@ -96,7 +96,7 @@ def _qemu_name(name: str) -> str:
     return "-".join(["bps" if what == "bytes" else "iops", which, *peak])
 
 
-def _nodes(record: TapRecord, image_fd: int) -> list[Node]:
+def _nodes(record: TapRecord, image_fd: int | None) -> list[Node]:
     nodes = [_image(record, image_fd), *_slice(record), _format(record)]
     if record.tuning.limits:
         nodes.append({"driver": "throttle", "throttle-group": "limits", "node-name": "limits", "file": "format"})
@@ -112,7 +112,9 @@ def _top(record: TapRecord) -> str:
     return "limits" if record.tuning.limits else "format"
 
 
-def _image(record: TapRecord, image_fd: int) -> Node:
+def _image(record: TapRecord, image_fd: int | None) -> Node:
+    if record.relays:
+        return {"driver": "nbd", "node-name": "image", "server": {"type": "unix", "path": record.relays}}
     return {
         "driver": "host_device" if record.on_block_device else "file",
         "node-name": "image",

@@ -1,7 +1,7 @@
 """The `blktap` backend: one server process per disk, and a block device made of what it exports."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.process import ExitWatch
+from reconcilers.reason import Reason
 from reconcilers.source import Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec
 from reconcilers.stable_path import StablePaths
@@ -32,13 +33,14 @@ ANSWER_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    """On one server."""
+    """On the processes of one tap, and on what one of them tells."""
 
-    exit: ExitWatch
+    exits: list[ExitWatch]
     events: ServerEvents
 
     def close(self) -> None:
-        self.exit.close()
+        for each in self.exits:
+            each.close()
         self.events.close()
 
 
@@ -116,11 +118,11 @@ class BlktapReconciler:
         async with claimed_source(spec, pin, replacing) as checked:
             tap = await asyncio.to_thread(self._prepare, spec, checked)
             try:
-                pid = await self._server(tap).spawn(tap, checked.image.fd, within=self._patience)
+                await self._server(tap).spawn(tap, checked.image.fd, within=self._patience)
             except DiskError:
                 await asyncio.to_thread(tap.remove)
                 raise
-        self._watch(spec.key, pid)
+        self._watch(spec.key, await asyncio.to_thread(tap.process_ids))
         try:
             await asyncio.to_thread(self._bind, spec, tap)
         except DiskError:
@@ -131,7 +133,12 @@ class BlktapReconciler:
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
         tap = TapFolder.of(self._taps, spec.key)
-        await self._server(tap).ready(tap, within=self._patience)
+        try:
+            await self._server(tap).ready(tap, within=self._patience)
+        except DiskError as error:
+            if error.reason is Reason.SERVER_FAILED and await asyncio.to_thread(self._has_no_device, spec.key, tap):
+                await self.detach(spec.key)  # cut short when it was made, so that the next try begins anew
+            raise
         await asyncio.to_thread(self._bind, spec, tap)
 
     def watch_adopted(self, key: DiskKey) -> None:
@@ -139,7 +146,7 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         if key not in self._watches and tap.alive():
             with suppress(DiskError):  # it is being started, and then watched, or ending at this moment
-                self._watch(key, tap.process_id())
+                self._watch(key, tap.process_ids())
 
     async def hangs(self, key: DiskKey) -> bool:
         """Whether the disk's server runs and does not answer."""
@@ -172,11 +179,11 @@ class BlktapReconciler:
 
     def _prepare(self, spec: DiskSpec, checked: CheckedSource) -> TapFolder:
         tap = TapFolder.of(self._taps, spec.key)
-        tap.remove()  # what an attempt that was cut short has left
         if spec.format is None:
             raise AssertionError(f"{spec.key} has no format")
         image = checked.image
-        server_kind, device_kind = self._abilities.choose(spec.format)
+        tap.remove()  # what an attempt that was cut short has left
+        server_kind, device_kind = self._abilities.choose(spec)
         server = self._servers[server_kind]
         tap.prepare(
             TapRecord(
@@ -204,6 +211,9 @@ class BlktapReconciler:
         node = device.find(spec.key) or device.attach(spec, tap)
         self._paths.point(spec.key, node.path)
 
+    def _has_no_device(self, key: DiskKey, tap: TapFolder) -> bool:
+        return self._device(tap).find(key) is None
+
     def _unbind(self, key: DiskKey) -> None:
         tap = TapFolder.of(self._taps, key)
         if not tap.alive():
@@ -221,8 +231,8 @@ class BlktapReconciler:
         record = tap.record()
         return self._devices[record.device_kind if record else DeviceKind.FUSE_LOOP]
 
-    def _watch(self, key: DiskKey, pid: int) -> None:
-        """Be told when a server ends, and of what it says until then."""
+    def _watch(self, key: DiskKey, pids: Iterable[int]) -> None:
+        """Be told when a server or its relay ends, and of what it says until then."""
         tap = TapFolder.of(self._taps, key)
 
         def ended() -> None:
@@ -236,7 +246,8 @@ class BlktapReconciler:
             self._on_server_change(key)
 
         self._forget(key)
-        self._watches[key] = _Watch(ExitWatch(pid, ended), ServerEvents(tap.events, said))
+        talker = tap if tap.events.exists() else tap.relay
+        self._watches[key] = _Watch([ExitWatch(pid, ended) for pid in pids], ServerEvents(talker.events, said))
 
     def _forget(self, key: DiskKey) -> None:
         if watch := self._watches.pop(key, None):

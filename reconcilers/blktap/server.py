@@ -22,8 +22,15 @@ class TapServer(Protocol):
     version: str
     formats: frozenset[Format]
 
+    def lacks(self, spec: DiskSpec) -> str | None:
+        """What it can't do of that which the spec must have, in words; None if it can serve it."""
+
     def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
-        """What of the spec's tuning can be had for its image. Blocks; call it in a thread."""
+        """What of the spec's tuning can be had for its image. Blocks; call it in a thread.
+
+        Raises:
+            DiskError: The image is none for this server.
+        """
 
     async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
         """Start the server of a prepared tap over the locked image, and wait until its export is there.

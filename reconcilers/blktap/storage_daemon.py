@@ -77,17 +77,22 @@ class StorageDaemon:
     def __init__(self, version: str) -> None:
         self.version = version
 
+    def lacks(self, spec: DiskSpec) -> str | None:
+        """See `TapServer`."""
+        return None if spec.format in self.formats else f"the format {spec.format}"
+
     def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
         """See `TapServer`."""
         exact, through = punches_exactly(self.version), flushes_every_write(self.version)
         return grant(spec, image, exact=exact, through=through)
 
-    async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
+    async def spawn(self, tap: TapFolder, image_fd: int | None, *, within: float) -> int:
         """Start the server of `tap` over the locked image at `image_fd`, and wait until its export is there.
 
         Args:
             tap: Prepared, with its record.
-            image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's.
+            image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's. None for
+                a relay.
             within: Seconds until the attempt counts as failed; the server is then ended.
 
         Returns:
@@ -103,6 +108,7 @@ class StorageDaemon:
             stack.callback(os.close, lock_fd)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log = stack.enter_context(tap.log.open("ab"))
+            inherited = (image_fd, *(listener.fileno() for listener in listeners), lock_fd)
             try:
                 process = await asyncio.to_thread(
                     subprocess.Popen,
@@ -110,7 +116,7 @@ class StorageDaemon:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(image_fd, *(listener.fileno() for listener in listeners), lock_fd),
+                    pass_fds=[fd for fd in inherited if fd is not None],
                     start_new_session=True,  # a signal to the agent's group is not for its taps
                 )
             except OSError as error:  # no program any more, or the kernel gives no process
@@ -200,7 +206,7 @@ def _listener(path: Path) -> socket.socket:
     return listener
 
 
-def _command(tap: TapFolder, image_fd: int, control_fd: int, events_fd: int) -> list[str]:
+def _command(tap: TapFolder, image_fd: int | None, control_fd: int, events_fd: int) -> list[str]:
     record = _record(tap)
     return [
         PROGRAM,

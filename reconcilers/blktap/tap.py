@@ -7,6 +7,9 @@
     events.sock  where it tells what happens to it
     damage     what it said of a corrupt image, if it said so
     export     the mount point of its FUSE export, a regular file
+    nbd.sock   where it speaks NBD, for a device of the kernel's nbd or for a relay
+    marker     of a tapdisk: links to the marker of its minor
+    relay/     of a tapdisk whose device needs a FUSE export: the storage daemon in front of it, a tap of its own
     log        what it printed
 
 Liveness is the lock and never a process id alone: ids are reused, an inherited lock can't be.
@@ -39,6 +42,7 @@ class TapRecord(BaseModel):
     Attributes, where their names do not say it:
         device, inode: The image's, from stat(2).
         server: The program's name and version.
+        relays: The NBD socket that it serves in place of an image.
         server_kind, device_kind: The defaults are those of records from before there was a choice.
         raw_size: The image is its disk's bytes from the first on, and so many, although its format is not called raw.
         asked: What the definition wanted.
@@ -60,6 +64,7 @@ class TapRecord(BaseModel):
     server: str
     server_kind: ServerKind = ServerKind.STORAGE_DAEMON
     device_kind: DeviceKind = DeviceKind.FUSE_LOOP
+    relays: str | None = None
     asked: Tuning
     tuning: Tuning
 
@@ -84,6 +89,7 @@ class TapFolder:
     """The folder of one tap, whether or not it exists."""
 
     path: Path
+    mount_point: Path | None = None
 
     @classmethod
     def of(cls, taps: Path, key: DiskKey) -> "TapFolder":
@@ -103,7 +109,22 @@ class TapFolder:
     @property
     def export(self) -> Path:
         """Where the server mounts the disk's content as a file."""
-        return self.path / "export"
+        return self.mount_point or self.path / "export"
+
+    @property
+    def nbd(self) -> Path:
+        """Where the server speaks NBD."""
+        return self.path / "nbd.sock"
+
+    @property
+    def marker(self) -> Path:
+        """Links to the marker of a tapdisk's minor."""
+        return self.path / "marker"
+
+    @property
+    def relay(self) -> "TapFolder":
+        """The server in front of the one that has the image; most taps have none."""
+        return TapFolder(self.path / "relay", self.export)
 
     @property
     def log(self) -> Path:
@@ -152,7 +173,11 @@ class TapFolder:
             return None
 
     def alive(self) -> bool:
-        """Whether the server runs."""
+        """Whether the server runs, and its relay if it has one."""
+        return self.locked() and (self.relay.record() is None or self.relay.locked())
+
+    def locked(self) -> bool:
+        """Whether the process that has the image runs."""
         try:
             fd = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -186,6 +211,11 @@ class TapFolder:
             for holder in holders_of_path(str(self.lock)):
                 return holder.pid
         raise DiskError(Reason.SERVER_LOST, f"the server of {self.path} has just ended")
+
+    def process_ids(self) -> list[int]:
+        """Those of the server and of its relay, as far as they run."""
+        parts = [part for part in (self, self.relay) if part.locked()]
+        return [part.process_id() for part in parts]
 
     def last_log_lines(self, count: int = 5) -> str:
         """The end of the log on one line, for a message; at most 4 KiB are read."""

@@ -1,0 +1,233 @@
+"""tapdisk as a tap's server.
+
+It gets the image and the tap's lock as inherited descriptors, as the storage daemon does: opened as /proc/self/fd/N,
+the image is the one that was checked and locked, and its name can be neither too long for `type:path` (254 bytes) nor
+mean anything to a parser. What it exports is an NBD socket. Where a FUSE mount is wanted, a storage daemon is put in
+front of it, the relay, with a folder of its own in the tap's.
+
+It passes on no flush and no discard: its NBD server offers neither.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from reconcilers.actual import SECTOR
+from reconcilers.blktap.kinds import DeviceKind
+from reconcilers.blktap.storage_daemon import StorageDaemon
+from reconcilers.blktap.tap import TapFolder, TapRecord
+from reconcilers.blktap.tapdisk import tap_ctl
+from reconcilers.blktap.tapdisk.leftovers import clear_away
+from reconcilers.blktap.tapdisk.listing import Entry, State
+from reconcilers.blktap.tapdisk.tap_ctl import TapCtlError
+from reconcilers.errors import DiskError
+from reconcilers.holders import holders_of_path
+from reconcilers.process import process_end
+from reconcilers.reason import Reason
+from reconcilers.source import OpenSource
+from reconcilers.spec import DiskSpec, Format
+from reconcilers.tuning import Aio, Cache, DetectZeroes, Limits, Tuning
+
+KINDS = {Format.AIO: "aio", Format.VHD: "vhd", Format.QCOW2: "qcow2"}
+"""tapdisk's names of the formats that one build or another opens."""
+
+AIO_SLOTS = 804
+"""Events that one tapdisk asks of io_setup(2), out of fs.aio-max-nr for the whole host."""
+
+GRANTED = Tuning(cache=Cache.UNSAFE, io=Aio.NATIVE, discard=False)
+"""The same for every image. Its I/O is direct, and yet the cache is unsafe: no flush of a guest's reaches the image."""
+
+
+class Tapdisk:
+    """See `TapServer`."""
+
+    def __init__(self, formats: frozenset[Format], relay: StorageDaemon | None) -> None:
+        """Args: what this build was seen to open, and what stands in front of it where a FUSE mount is wanted."""
+        self.version = "tapdisk"
+        self.formats = formats
+        self._relay = relay
+
+    def lacks(self, spec: DiskSpec) -> str | None:
+        """See `TapServer`."""
+        wanted = {
+            f"the format {spec.format}": spec.format not in self.formats,
+            "a slice of the image": bool(spec.slice_offset) or spec.slice_size is not None,
+            "iotune": bool(spec.tuning.limits),
+            "detect_zeroes": spec.tuning.detect_zeroes is not DetectZeroes.OFF,
+        }
+        return next((what for what, lacking in wanted.items() if lacking), None)
+
+    def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
+        """See `TapServer`."""
+        del spec
+        if (size := image.source.size_bytes) % SECTOR:
+            message = (
+                f"image {image.path} has {size} bytes, no multiple of {SECTOR}, and tapdisk would cut off the rest; "
+                f"round it up with truncate -s %{SECTOR}"
+            )
+            raise DiskError(Reason.IMAGE_UNALIGNED, message)
+        return GRANTED
+
+    async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
+        """See `TapServer`."""
+        record = tap.record()
+        if record is None:
+            raise AssertionError(f"the tap folder {tap.path} has no record")
+        _refuse_without_aio_slots()
+        try:
+            pid = await serve(tap, KINDS[record.format], image_fd, read_only=record.read_only, within=within)
+            if record.device_kind is DeviceKind.FUSE_LOOP:
+                await self._start_relay(tap, record, within=within)
+        except BaseException as error:
+            await asyncio.shield(self._give_up(tap, within=within))
+            if isinstance(error, TapCtlError):
+                raise _disk_error(error) from error
+            raise
+        return pid
+
+    async def ready(self, tap: TapFolder, *, within: float) -> None:
+        """See `TapServer`."""
+        try:
+            entry = await _entry(tap, await asyncio.to_thread(tap.process_id), within=within)
+        except TapCtlError as error:
+            raise _disk_error(error) from error
+        if entry is None or entry.state:
+            state = entry.state if entry else None
+            raise DiskError(Reason.SERVER_FAILED, f"tapdisk does not serve the image now (state {state!r})")
+        record = tap.record()
+        if record and record.device_kind is DeviceKind.FUSE_LOOP:
+            await self._relay_server().ready(tap.relay, within=within)
+
+    async def answers(self, tap: TapFolder, *, within: float) -> bool:
+        """See `TapServer`."""
+        try:
+            await self.ready(tap, within=within)
+        except DiskError:
+            return False
+        return True
+
+    async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
+        """See `TapServer`. Never planned: a disk with limits is not given to tapdisk."""
+        del limits, within
+        raise AssertionError(f"{tap.path} has no limits")
+
+    async def stop(self, tap: TapFolder, *, within: float) -> None:
+        """See `TapServer`. The relay first, since what it has of the guest's is to go through tapdisk."""
+        if tap.relay.record():
+            await self._relay_server().stop(tap.relay, within=within)
+        if tap.locked():
+            try:
+                await _end(tap, within=within)
+            except TapCtlError as error:
+                raise _disk_error(error) from error
+        await clear_away(tap, within=within)
+
+    async def _start_relay(self, tap: TapFolder, record: TapRecord, *, within: float) -> None:
+        server = self._relay_server()
+        relayed = {"server": server.version, "format": Format.AIO, "raw_size": None, "relays": str(tap.nbd)}
+        tap.relay.prepare(record.model_copy(update=relayed))
+        await server.spawn(tap.relay, None, within=within)
+
+    def _relay_server(self) -> StorageDaemon:
+        if self._relay is None:
+            message = "tapdisk needs qemu-storage-daemon for a FUSE export; install it, or load the module nbd"
+            raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
+        return self._relay
+
+    async def _give_up(self, tap: TapFolder, *, within: float) -> None:
+        """End what was begun. Nothing has written through it yet, so it may be killed."""
+        with suppress(DiskError):
+            if tap.relay.record():
+                await self._relay_server().stop(tap.relay, within=within)
+        for holder in await asyncio.to_thread(holders_of_path, str(tap.lock)):
+            await asyncio.to_thread(tap.pid_file.write_text, str(holder.pid))  # tap-ctl may have kept it to itself
+            with suppress(ProcessLookupError):
+                os.kill(holder.pid, signal.SIGKILL)
+            await process_end(holder.pid)
+        await clear_away(tap, within=within)
+
+
+async def serve(tap: TapFolder, kind: str, image_fd: int, *, read_only: bool, within: float) -> int:
+    """Start a tapdisk and let it open the image. What is known of it is written down step by step.
+
+    Returns:
+        Its process id.
+
+    Raises:
+        TapCtlError: A tapdisk may run all the same, and then holds the tap's lock.
+    """
+    marker = await tap_ctl.allocate(within=within)
+    await asyncio.to_thread(tap.marker.symlink_to, marker)
+    minor = tap_ctl.minor_of(marker)
+    with _lock(tap) as lock_fd:
+        pid = await tap_ctl.spawn(fds=(image_fd, lock_fd), within=within)
+    await asyncio.to_thread(tap.pid_file.write_text, str(pid))
+    await tap_ctl.attach(pid, minor, within=within)
+    path = f"/proc/self/fd/{image_fd}"
+    await tap_ctl.open_image(pid, minor, kind, path, read_only=read_only, within=within)
+    # Not nbdserver*, which takes descriptors and lets a client of NBD wait for ever.
+    await asyncio.to_thread(tap.nbd.symlink_to, marker.parent.parent / f"nbd{pid}.{minor}")
+    return pid
+
+
+@contextmanager
+def _lock(tap: TapFolder) -> Iterator[int]:
+    fd = os.open(tap.lock, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def _entry(tap: TapFolder, pid: int, *, within: float) -> Entry | None:
+    """What the tap's own tapdisk says of its disk; None if it serves none."""
+    try:
+        minor = tap_ctl.minor_of(await asyncio.to_thread(tap.marker.readlink))
+        entries = await tap_ctl.entries_of(pid, within=within)
+    except FileNotFoundError:
+        return None
+    except TapCtlError as error:
+        if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:  # it has no control socket yet
+            return None
+        raise
+    return next((entry for entry in entries if entry.minor == minor), None)
+
+
+async def _end(tap: TapFolder, *, within: float) -> None:
+    """Close, detach and wait for the end; where an earlier attempt was cut short, what is left of that."""
+    pid = await asyncio.to_thread(tap.process_id)
+    await asyncio.to_thread(tap.pid_file.write_text, str(pid))  # an agent that was killed may not have come to that
+    entry = await _entry(tap, pid, within=within)
+    if entry is None or entry.minor is None:
+        os.kill(pid, signal.SIGKILL)  # it serves nothing, so nothing is lost, and it would not end by itself
+    else:
+        if not (entry.state and entry.state & State.CLOSED) or entry.state & State.PAUSED:
+            await tap_ctl.close(pid, entry.minor, within=within)
+        await tap_ctl.detach(pid, entry.minor, within=within)
+    try:
+        async with asyncio.timeout(within):
+            await process_end(pid)
+    except TimeoutError as error:
+        raise TapCtlError("detach", errno.ETIMEDOUT, f"tapdisk {pid} did not end within {within:g} s") from error
+
+
+def _refuse_without_aio_slots() -> None:
+    used, room = (int(Path(f"/proc/sys/fs/{name}").read_text(encoding="ascii")) for name in ("aio-nr", "aio-max-nr"))
+    if used + AIO_SLOTS > room:
+        message = (
+            f"the host has {room - used} of {room} slots for asynchronous I/O left, and a tapdisk takes {AIO_SLOTS}; "
+            f"raise the limit: sysctl fs.aio-max-nr={room * 4}"
+        )
+        raise DiskError(Reason.SERVER_FAILED, message)
+
+
+def _disk_error(error: TapCtlError) -> DiskError:
+    if error.errno == errno.ETIMEDOUT:
+        return DiskError(Reason.TIMED_OUT, f"{error}; look whether the tapdisk is stopped or its storage hangs")
+    return DiskError(Reason.SERVER_FAILED, f"{error}; tapdisk's own log is in /var/log/blktap or in syslog")
