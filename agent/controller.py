@@ -7,8 +7,8 @@ many costs a look and a trigger lost is made up for by the slow resync.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol, TypeGuard
@@ -22,9 +22,10 @@ from agent.settings import ControllerSettings
 from agent.status import Phase, now
 from reconcilers.actual import Actual, Attached, FileId, Source
 from reconcilers.errors import DiskError
-from reconcilers.plan import Detach, Keep, Nothing, Refuse, Replace, Step, plan
+from reconcilers.look import Look
+from reconcilers.plan import Detach, Keep, Nothing, Refuse, Replace, Step
 from reconcilers.reason import Reason
-from reconcilers.spec import DiskKey
+from reconcilers.spec import DiskKey, DiskSpec
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -45,6 +46,9 @@ class DiskHost(Protocol):
 
     async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
         """What the disk and its source really are."""
+
+    async def look(self, key: DiskKey, desired: DiskSpec | None, *, begin: Callable[[Step], None]) -> Look:
+        """What the disk really is and what comes next; what can be done at once is done, after a call of `begin`."""
 
     async def attached(self, key: DiskKey) -> Attached | None:
         """What of the disk is there."""
@@ -205,8 +209,8 @@ class Controller:
             if isinstance(desired, HandsOff):
                 return of_hands_off(desired, await self._attached(key))
             spec = None if isinstance(desired, Gone) else desired
-            actual = await self._host.observe(key, spec.source if spec else None)
-            step = plan(spec, actual)
+            look = await self._look(key, spec)
+            actual, step = look.actual, look.step
             if isinstance(step, Nothing | Keep | Refuse):
                 self._stuck.pop(key, None)
                 return self._with_warning(key, of_rest(step, actual.attached))
@@ -237,21 +241,42 @@ class Controller:
                 return True
         return False
 
+    async def _look(self, key: DiskKey, spec: DiskSpec | None) -> Look:
+        begun = list[Step]()
+        with self._shown_if_slow(key, begun, None):
+            look = await self._host.look(key, spec, begin=begun.append)
+        if look.done:
+            self._note_done(key, look.done, look.warning)
+        return look
+
     async def _apply(self, step: Step, key: DiskKey, attached: Attached | None) -> None:
-        name = type(step).__name__.lower()
-        structlog.contextvars.bind_contextvars(step=name)
-        phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
-        under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=f"{name} is under way", attached=attached)
-        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._report, key, under_way)
-        try:
+        with self._shown_if_slow(key, [step], attached):
             warning = await self._host.apply(step, key)
+        self._note_done(key, step, warning)
+
+    @contextmanager
+    def _shown_if_slow(self, key: DiskKey, begun: Sequence[Step], attached: Attached | None) -> Iterator[None]:
+        """Report the step that was begun while it lasts, if it lasts long."""
+
+        def show() -> None:
+            for step in begun:
+                phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
+                message = f"{_name(step)} is under way"
+                self._report(key, Report(phase=phase, reason=Reason.PROGRESSING, message=message, attached=attached))
+
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, show)
+        try:
+            yield
         finally:
             slow.cancel()
+
+    def _note_done(self, key: DiskKey, step: Step, warning: str | None) -> None:
         self._warnings.pop(key, None)
-        if warning:
-            log.warning(warning)
-            self._warnings[key] = warning
-        log.info("done", why=getattr(step, "why", None))
+        with structlog.contextvars.bound_contextvars(step=_name(step)):
+            if warning:
+                log.warning(warning)
+                self._warnings[key] = warning
+            log.info("done", why=getattr(step, "why", None))
 
     async def _attached(self, key: DiskKey) -> Attached | None:
         try:
@@ -282,6 +307,10 @@ class Controller:
             self._retries[key] = loop.call_later(pause, self.enqueue, [key], Cause.RETRY)
         log.info("not as desired", reason=report.reason, message=report.message, next_try_seconds=round(pause, 1))
         return replace(report, attempts=attempts, next_retry=now() + timedelta(seconds=pause))
+
+
+def _name(step: Step) -> str:
+    return type(step).__name__.lower()
 
 
 def _hanging(seconds: float, trigger: _Trigger) -> Report:

@@ -71,7 +71,7 @@ async def checked_source(spec: DiskSpec, pin: Pin, *, claimed: bool = False) -> 
     """
     stack = ExitStack()
     try:
-        yield await asyncio.to_thread(_open_and_check, spec, pin, stack, claimed=claimed)
+        yield await asyncio.to_thread(open_and_check, spec, pin, stack, claimed=claimed)
     finally:
         await asyncio.to_thread(stack.close)  # closing a file on hung storage hangs as well
 
@@ -102,7 +102,8 @@ async def _claim_from(replacing: Reconciler, spec: DiskSpec, image: OpenSource) 
         await replacing.detach(spec.key)
 
 
-def _open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool) -> CheckedSource:
+def open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool) -> CheckedSource:
+    """As `checked_source`, in a thread already; `stack` closes the source."""
     if spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
     fmt, offset, size = spec.format, spec.slice_offset, spec.slice_size

@@ -7,6 +7,7 @@ import asyncio
 import os
 import select
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,7 @@ class FileEvents:
         self._folders: dict[Path, Watch] = {}
         self._images: dict[Path, Watch] = {}
         self._disks: dict[Path, set[DiskKey]] = {}
+        self._in_folder = Counter[Path]()
         self._sources: dict[DiskKey, Path] = {}
         self._refused: set[DiskKey] = set()
         self._releases: dict[DiskKey, Watch] = {}
@@ -95,8 +97,10 @@ class FileEvents:
             self._refused.discard(key)
             if source is None:
                 return
-            self._sources[key] = source
-            self._disks.setdefault(source, set()).add(key)
+            if before != source:
+                self._sources[key] = source
+                self._disks.setdefault(source, set()).add(key)
+                self._in_folder[source.parent] += 1
         self._add(self._folders, source.parent, _FOLDER, folder=True)
         if length_matters:
             self._add(self._images, source, _IMAGE)
@@ -125,7 +129,9 @@ class FileEvents:
         if not disks:
             self._disks.pop(source, None)
             self._drop(self._images, source)
-        if not any(other.parent == source.parent for other in self._disks):
+        self._in_folder[source.parent] -= 1
+        if not self._in_folder[source.parent]:
+            del self._in_folder[source.parent]
             self._drop(self._folders, source.parent)
 
     def _add(self, watches: dict[Path, Watch], path: Path, mask: Mask, *, folder: bool = False) -> None:
@@ -162,8 +168,9 @@ class FileEvents:
             self._on_event(key, Trigger.KERNEL)
         with self._guard:
             if event.mask & Mask.IGNORED:  # the watched file itself is gone
-                _forget(self._folders, watch)
-                _forget(self._images, watch)
+                for watches in (self._folders, self._images):
+                    if watches.get(watch.path) is watch:
+                        del watches[watch.path]
             elif event.mask & _OTHER_FILE:
                 self._drop(self._images, path)  # it is on the former file of that name
             keys = set(self._disks.get(path, ()))
@@ -184,8 +191,3 @@ class FileEvents:
         for key in keys:
             self.forget_release(key)
             self._on_event(key, Trigger.KERNEL)
-
-
-def _forget(watches: dict[Path, Watch], watch: Watch) -> None:
-    for path in [path for path, one in watches.items() if one is watch]:
-        del watches[path]

@@ -23,10 +23,11 @@ from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents
 from reconcilers.kernel_events import KernelEvents
+from reconcilers.look import Look
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
 from reconcilers.openat2 import why_not
-from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Tune, Unlink
+from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Tune, Unlink, plan
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import Pin, look_at, pinned
@@ -227,6 +228,40 @@ class Host:
         if hung := await self._hung(key):
             return Actual(None, hung)
         return await asyncio.to_thread(self._observe, key, source_path)
+
+    async def look(self, key: DiskKey, desired: DiskSpec | None, *, begin: Callable[[Step], None]) -> Look:
+        """Observe disk `key` and say what is to be done next.
+
+        An image file that goes onto a loop device is put there in the same visit to a worker thread: each visit costs
+        more than the device does.
+
+        Args:
+            key: The disk.
+            desired: What should be; None if the disk should not be there.
+            begin: Called in the thread before a step is taken.
+
+        Raises:
+            DiskError: The step failed; what was there before is there still.
+        """
+        if hung := await self._hung(key):
+            actual = Actual(None, hung)
+            return Look(actual, plan(desired, actual))
+        return await asyncio.to_thread(self._look_and_attach, key, desired, begin)
+
+    def _look_and_attach(self, key: DiskKey, desired: DiskSpec | None, begin: Callable[[Step], None]) -> Look:
+        source = desired.source if desired else None
+        actual = self._observe(key, source)
+        step = plan(desired, actual)
+        if not isinstance(step, Attach) or step.spec.backend is not Backend.LOOP or step.spec.source is None:
+            return Look(actual, step)
+        self._backend(step.spec)
+        with pinned(step.spec.source, self._pools) as pin:
+            if pin.source.kind is not SourceKind.FILE:  # a device has to be kept for us while we look who has it
+                return Look(actual, step)
+            begin(step)
+            warning = self._loop.attach_here(step.spec, pin)
+        actual = self._observe(key, source)
+        return Look(actual, plan(desired, actual), done=step, warning=warning)
 
     async def attached(self, key: DiskKey) -> Attached | None:
         """What of disk `key` is there."""

@@ -358,7 +358,8 @@ def tap_disk(target: str, path: Path, fmt: str = "aio", more: str = "") -> str:
 
 def _settings(host: Bench, more: str) -> str:
     pace = "" if "[controller]" in more else "[controller]\nretry_min = 0.05\nretry_max = 0.3"
-    images = f"[images]\npools = {json.dumps([str(pool) for pool in host.pools])}"
+    pools = f"\npools = {json.dumps([str(pool) for pool in host.pools])}"
+    images = "[images]" + ("" if "pools =" in more else pools)
     images += "" if "devices =" in more else '\ndevices = ["/dev/loop*"]'
     more = more.replace("[images]", images) if "[images]" in more else f"{more}\n{images}"
     more += "" if "[blktap]" in more else f"\n[blktap]\nformats = {json.dumps([fmt for fmt in Format if fmt != 'raw'])}"

@@ -29,6 +29,7 @@ class LoopDevices:
         self._notes = DeviceNotes(runtime / "loops")
         self._numbers = LoopNumbers()
         self._minors: dict[str, int] = {}
+        self._disks: dict[int, str] = {}
 
     def survey(self) -> dict[str, LoopDevice]:
         """Look at every bound loop device of the host; those of this instance, by the id of their disk."""
@@ -40,7 +41,7 @@ class LoopDevices:
             # Added to, not put in place of: other threads attach and detach meanwhile, and what they noted is newer
             # than what was read here. `find` drops what is gone.
             if self._minors.get(disk) == before.get(disk):
-                self._minors[disk] = device.minor
+                self._remember(disk, device.minor)
             if not noted.get(disk):  # its agent was killed before it could
                 self._notes.write(disk, device)
         for disk in noted.keys() - ours.keys() - self._minors.keys():
@@ -61,9 +62,10 @@ class LoopDevices:
 
     def lost(self, minor: int) -> str | None:
         """The id of the disk that was on loop device `minor`, if the device is bound no more."""
-        if Path(f"/sys/block/loop{minor}/loop").exists():
+        disk = self._disks.get(minor)  # first, since the kernel tells of everybody's devices
+        if disk is None or self._minors.get(disk) != minor or Path(f"/sys/block/loop{minor}/loop").exists():
             return None
-        return next((disk for disk, number in self._minors.items() if number == minor), None)
+        return disk
 
     def attach(
         self,
@@ -98,7 +100,7 @@ class LoopDevices:
             device = bound()
         if not discard:
             control.stop_discard(device)
-        self._minors[disk_id(key)] = device.minor
+        self._remember(disk_id(key), device.minor)
         self._notes.write(disk_id(key), device)
         return device
 
@@ -119,6 +121,10 @@ class LoopDevices:
             control.retire(device.minor)
         else:
             self._numbers.give_back(device.minor)
+
+    def _remember(self, disk: str, minor: int) -> None:
+        self._minors[disk] = minor
+        self._disks[minor] = disk  # an entry too many does no harm: `_minors` decides
 
     def _forget(self, disk: str) -> None:
         self._minors.pop(disk, None)

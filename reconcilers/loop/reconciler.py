@@ -1,10 +1,11 @@
 """The `loop` backend: a raw image file, served by the kernel."""
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import replace
 
 from reconcilers.actual import Attached
-from reconcilers.backend import Reconciler, claimed_source
+from reconcilers.backend import Reconciler, claimed_source, open_and_check
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopDevice, LoopFlags
 from reconcilers.loop.devices import LoopDevices
@@ -52,8 +53,17 @@ class LoopReconciler:
 
     async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
+        if replacing is None:
+            return await asyncio.to_thread(self.attach_here, spec, pin)
         async with claimed_source(spec, pin, replacing) as checked:
             await asyncio.to_thread(self._bind, spec, checked.image)
+            return checked.verdict.warning
+
+    def attach_here(self, spec: DiskSpec, pin: Pin) -> str | None:
+        """As `attach`, for a disk that is not there, and in a thread already: the kernel does it all at once."""
+        with ExitStack() as stack:
+            checked = open_and_check(spec, pin, stack, claimed=True)
+            self._bind(spec, checked.image)
             return checked.verdict.warning
 
     async def adopt(self, spec: DiskSpec) -> None:
