@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agent.cli import fleet_commands
+from agent.cli import fleet_commands, trust_commands
 from agent.cli.options import Config, Files, Host, Output, settings_from
 
 app = typer.Typer(
@@ -93,6 +93,7 @@ def gc(
 
 
 app.add_typer(fleet_commands.app)
+app.add_typer(trust_commands.app)
 
 
 def main() -> None:

@@ -14,9 +14,12 @@ from agent.cli.options import (
     Hosts,
     Labels,
     Output,
+    Passphrase,
+    Sign,
     Template,
     Timeout,
     meant,
+    seal_from,
     settings_from,
 )
 
@@ -63,13 +66,19 @@ def push(
     absent: Annotated[str | None, typer.Option(help="The same as `tapster absent`.", show_default=False)] = None,
     template: Template = False,
     generation: Generation = None,
+    sign: Sign = None,
+    passphrase_file: Passphrase = None,
     wait: Wait = False,
     timeout: Timeout = 60.0,
     config: Config = None,
     output: Output = "table",
 ) -> None:
-    """Publish guest definitions: to this host, or with --host, -l, --group or --all to others, at once."""
+    """Publish guest definitions: to this host, or with --host, -l, --group or --all to others, at once.
+
+    What `tapster sign` wrote goes where it was signed for.
+    """
     from agent.cli import push as command
+    from agent.cli.push_files import is_sealed_file
     from agent.fleet.order import Order
     from agent.fleet.targets import Selection
 
@@ -77,7 +86,12 @@ def push(
         raise typer.BadParameter("name definition files, or a guest with --absent", param_hint="FILES")
     settings = settings_from(config)
     wanted = meant(host, selector, group, every=every) or Selection(hosts=(settings.host,))
-    order = Order(wanted, generation, template, timeout if wait else None)
+    seconds = timeout if wait else None
+    if files and all(map(is_sealed_file, files)):
+        if host or selector or group or every or template or sign or generation is not None:
+            raise typer.BadParameter("signed documents say themselves for whom and which they are", param_hint="FILES")
+        raise typer.Exit(command.publish_sealed(files, seconds, settings=settings, output=output))
+    order = Order(wanted, generation, template, seconds, seal_from(sign, passphrase_file, settings))
     if absent:
         code = command.take_down([absent], order, agreed=False, settings=settings, output=output)
     else:
@@ -94,6 +108,8 @@ def absent(
     group: Group = None,
     every: Every = False,
     generation: Generation = None,
+    sign: Sign = None,
+    passphrase_file: Passphrase = None,
     wait: Wait = False,
     timeout: Timeout = 60.0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before it is done on several hosts.")] = False,
@@ -107,7 +123,8 @@ def absent(
 
     settings = settings_from(config)
     wanted = meant(host, selector, group, every=every) or Selection(hosts=(settings.host,))
-    order = Order(wanted, generation, seconds=timeout if wait else None)
+    seal = seal_from(sign, passphrase_file, settings)
+    order = Order(wanted, generation, seconds=timeout if wait else None, seal=seal)
     raise typer.Exit(command.take_down(guests, order, agreed=yes, settings=settings, output=output))
 
 

@@ -9,6 +9,8 @@ import typer
 if TYPE_CHECKING:
     from agent.fleet.targets import Selection
     from agent.settings import Settings
+    from agent.trust.keys import PrivateKey
+    from agent.trust.seal import Seal
 
 Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file.", show_default=False)]
@@ -27,6 +29,14 @@ Group = Annotated[
 ]
 Template = Annotated[bool, typer.Option("--template", help="Fill {host} and labels into the sources' paths.")]
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]
+
+Sign = Annotated[
+    list[Path] | None,
+    typer.Option("--sign", help="Sign with this private key; may be given again.", show_default=False),
+]
+Passphrase = Annotated[
+    Path | None, typer.Option(help="File with the passphrase of encrypted keys.", show_default=False)
+]
 
 
 def settings_from(config: Path | None) -> "Settings":
@@ -52,3 +62,22 @@ def meant(
     except (SelectorError, TargetError) as error:
         sys.stderr.write(f"tapster: {error}\n")
         raise typer.Exit(2) from error
+
+
+def private_keys(files: list[Path] | None, passphrase_file: Path | None) -> "tuple[PrivateKey, ...]":
+    """The keys to sign with; one that can't be used ends the command."""
+    from agent.trust.keys import KeyFileError
+    from agent.trust.seal import load_keys
+
+    try:
+        return load_keys(files or (), passphrase_file)
+    except (KeyFileError, OSError) as error:
+        sys.stderr.write(f"tapster: {error}\n")
+        raise typer.Exit(1) from error
+
+
+def seal_from(files: list[Path] | None, passphrase_file: Path | None, settings: "Settings") -> "Seal | None":
+    """What signs documents; None where they shall not be signed."""
+    from agent.trust.seal import Seal
+
+    return Seal(settings.fleet, private_keys(files, passphrase_file)) if files else None

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
-from agent.cli.push_files import read_definitions
+from agent.cli.push_files import read_definitions, read_sealed_file
 from agent.fleet.census import Census, take_census
 from agent.fleet.delivery import WELL, Delivery
 from agent.fleet.follow import by_outcome, follow
 from agent.fleet.order import Definition, Order, RefusedError, address, number
-from agent.fleet.targets import TargetError, check_names
+from agent.fleet.targets import Selection, TargetError, check_names
 from agent.fleet.template import has_names
 from agent.fleet.words import counted, names
 from agent.settings import Settings
 from agent.status import AT_REST
+from agent.trust.seal import Sealed
 
 EACH_NAMED = 20
 """Documents up to which each that went well has a line of its own."""
@@ -63,6 +64,49 @@ def take_down(guests: Sequence[str], order: Order, *, agreed: bool, settings: Se
     except (RefusedError, BusError, TopicError, TargetError) as error:
         return _say("absent", str(error))
     return report("absent", deliveries, output)
+
+
+def publish_sealed(files: Sequence[Path], seconds: float | None, *, settings: Settings, output: str) -> int:
+    """Publish signed documents as they are, each where it was signed for.
+
+    Args:
+        files: Signed envelopes, as `tapster sign` writes them.
+        seconds: How long to wait for the hosts to have done it; None does not wait.
+        settings: Say which broker and which fleet.
+        output: As for `run`.
+
+    Returns:
+        As `run` does.
+    """
+    try:
+        sealed = [read_sealed_file(file, settings) for file in files]
+        deliveries = asyncio.run(_push_sealed(sealed, seconds, settings))
+    except (RefusedError, BusError, TopicError, TargetError) as error:
+        return _say("push", str(error))
+    return report("push", deliveries, output)
+
+
+async def _push_sealed(sealed: Sequence[Sealed], seconds: float | None, settings: Settings) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    async with operator(settings) as op:
+        for one in sealed:
+            scope, guest = one.document.scope, one.document.guest
+            xml = one.document.body.decode() if one.document.state == "present" else None
+            group = scope.name if scope.kind == "group" else None
+            order = Order(Selection(group=group) if group else Selection(hosts=(scope.name,)), one.document.generation)
+            check_names(order.wanted, op.topics)
+            census = await take_census(op, order.wanted, [guest])
+            found = address([Definition(guest, xml)], census, order, settings.fleet)
+            for delivery in found:
+                number(delivery, found, census, order, settings.limits.document_bytes)
+                delivery.payload = one.payload
+            _tell_who_is_away(found, census)
+            await op.publish(found[0].topic(op.topics), one.payload)
+            if seconds is not None:
+                with _progress(found, census) as progress:
+                    await follow(op, census.fleet, found, seconds=seconds, progress=progress)
+            deliveries += found
+    return deliveries
 
 
 def report(command: str, deliveries: Sequence[Delivery], output: str) -> int:

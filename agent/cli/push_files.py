@@ -12,6 +12,9 @@ from agent.definition.document import parse_xml, text_of
 from agent.definition.domain import domains_in
 from agent.fleet.order import Definition, RefusedError
 from agent.settings import Settings
+from agent.strict_json import read_json
+from agent.trust.dsse import is_envelope
+from agent.trust.seal import Sealed, read_sealed
 
 STDIN = Path("-")
 
@@ -23,11 +26,7 @@ def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definiti
         RefusedError: A file can't be read, hosts would reject a document or all disks of a guest, or a guest stands
             in two places.
     """
-    limits = Limits(
-        max_bytes=settings.limits.document_bytes,
-        max_disks=settings.limits.disks_per_guest,
-        max_depth=settings.limits.xml_depth,
-    )
+    limits = limits_of(settings)
     found = [definition for file in files for definition in _read(file, limits)]
     names = [definition.guest for definition in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -35,11 +34,47 @@ def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definiti
     return found
 
 
-def _read(file: Path, limits: Limits) -> Iterator[Definition]:
+def is_sealed_file(file: Path) -> bool:
+    """Whether a file holds a signed document, a broken one included. Standard input holds definitions."""
     try:
-        document = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+        return file != STDIN and is_envelope(read_json(_content(file).decode()))
+    except (DocumentRejected, RefusedError, UnicodeDecodeError):
+        return False
+
+
+def read_sealed_file(file: Path, settings: Settings) -> Sealed:
+    """The signed document that a file holds.
+
+    Raises:
+        RefusedError: It can't be read, it holds something else, or hosts would reject it.
+    """
+    try:
+        sealed = read_sealed(_content(file), fleet=settings.fleet, limits=limits_of(settings))
+    except DocumentRejected as rejected:
+        raise RefusedError(_places(file, rejected.findings)) from rejected
+    if sealed is None:
+        raise RefusedError(f"{file}: it is not signed; push it with the definitions, or sign it with `tapster sign`")
+    return sealed
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What hosts with these settings take."""
+    return Limits(
+        max_bytes=settings.limits.document_bytes,
+        max_disks=settings.limits.disks_per_guest,
+        max_depth=settings.limits.xml_depth,
+    )
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
     except OSError as error:
         raise RefusedError(f"{file}: can't be read: {error.strerror}; check its name and permissions") from error
+
+
+def _read(file: Path, limits: Limits) -> Iterator[Definition]:
+    document = _content(file)
     try:
         guests = parse_file(document, limits=limits)
         text = text_of(document, limits)

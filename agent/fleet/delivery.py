@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.bus.message import Message
-from agent.bus.topics import DesiredTopic, FleetTopics
+from agent.bus.topics import DesiredTopic, FleetTopics, Scope
 from agent.definition import DocumentRejected, Limits
 from agent.document import DesiredDocument, digest, read_document
 from agent.fleet.view import Fleet, rejection, trouble, turned_away
 from agent.fleet.words import sentences
 from agent.status import AT_REST, GuestStatus, Phase
 from agent.trust.policy import Unchecked
+from agent.trust.seal import Seal
 from reconcilers.reason import Reason
 
 Outcome = Literal["published", "done", "overridden", "rejected", "overtaken", "failed", "timeout"]
@@ -68,10 +69,15 @@ class Delivery:
             return topics.group_desired(self.group, self.guest)
         return topics.of(self.host or "").desired(self.guest)
 
-    def number(self, generation: int) -> None:
-        """Give the document its generation, which completes it."""
+    def number(self, generation: int, seal: Seal | None = None) -> None:
+        """Give the document its generation and, if it shall be signed, its seal, which completes it."""
         self.generation = generation
-        self.payload = compose(self.guest, generation, self.xml)
+        document = compose(self.guest, generation, self.xml)
+        if seal is None:
+            self.payload = json.dumps(document, ensure_ascii=False).encode()
+        else:
+            scope = Scope("host", self.host or "") if self.group is None else Scope("group", self.group)
+            self.payload = seal.close(document, scope)
 
     def settle(self, outcome: Outcome, message: str = "") -> None:
         """Note what became of it."""
@@ -91,7 +97,7 @@ class Delivery:
         }
 
 
-def compose(guest: str, generation: int, xml: str | None) -> bytes:
+def compose(guest: str, generation: int, xml: str | None) -> dict[str, Any]:
     """A desired document in its JSON form; without XML it takes the guest's disks down."""
     document: dict[str, Any] = {
         "guest": guest,
@@ -100,7 +106,7 @@ def compose(guest: str, generation: int, xml: str | None) -> bytes:
     }
     if xml is not None:
         document["domain_xml"] = xml
-    return json.dumps(document, ensure_ascii=False).encode()
+    return document
 
 
 def read_back(message: Message | None, topics: FleetTopics) -> DesiredDocument | None:

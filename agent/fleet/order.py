@@ -8,6 +8,7 @@ from agent.fleet.delivery import Delivery
 from agent.fleet.targets import Selection, Target, TargetError, resolve
 from agent.fleet.template import TemplateError, fill_in
 from agent.fleet.words import counted, names
+from agent.trust.seal import GENERATION_PLAUSIBLE, Seal
 
 
 class RefusedError(Exception):
@@ -31,12 +32,14 @@ class Order:
         generation: Of every document; None counts on from what the bus knows of each guest.
         template: Fill `{host}` and labels into source paths.
         seconds: How long to wait for the hosts to have done it; None does not wait.
+        seal: Signs the documents; None leaves them unsigned.
     """
 
     wanted: Selection
     generation: int | None = None
     template: bool = False
     seconds: float | None = None
+    seal: Seal | None = None
 
 
 def address(definitions: Sequence[Definition], census: Census, order: Order, fleet: str) -> list[Delivery]:
@@ -90,7 +93,8 @@ def number(delivery: Delivery, deliveries: Sequence[Delivery], census: Census, o
     """Give a document its generation, at least that which the bus knows of.
 
     Raises:
-        RefusedError: The generation asked for is lower, or the document is larger than hosts take.
+        RefusedError: The generation asked for is lower, the one to be signed is not plausible, or the document is
+            larger than hosts take.
     """
     if delivery.group is None:
         known = census.generation(delivery.host or "", delivery.guest)
@@ -102,7 +106,13 @@ def number(delivery: Delivery, deliveries: Sequence[Delivery], census: Census, o
             f"{delivery.place}, so hosts would ignore it; nothing was published; say a higher one, or leave out "
             "--generation"
         )
-    delivery.number(known + 1 if order.generation is None else order.generation)
+    if order.seal is not None and order.generation is None and known > GENERATION_PLAUSIBLE:
+        raise RefusedError(
+            f"guest {delivery.guest!r}: the bus says that {delivery.place} has generation {known}, and nobody counts "
+            "that far; the next one might be the last that can ever be signed; nothing was published; find out who "
+            "wrote that, and say the right --generation"
+        )
+    delivery.number(known + 1 if order.generation is None else order.generation, order.seal)
     if len(delivery.payload) > limit:
         raise RefusedError(
             f"guest {delivery.guest!r}: the document has {len(delivery.payload)} bytes and hosts take {limit} "
