@@ -17,6 +17,7 @@ import structlog
 
 from agent.desired import Desired, Gone, HandsOff
 from agent.events import Cause
+from agent.outages import Outages
 from agent.report import Report, of_failure, of_hands_off, of_rest
 from agent.settings import ControllerSettings
 from agent.status import Phase, now
@@ -87,12 +88,14 @@ class Controller:
         desired: Callable[[DiskKey], Desired],
         report: Callable[[DiskKey, Report], None],
         pace: ControllerSettings,
+        outages: Outages,
     ) -> None:
         """Args as they are; `report` is called in the event loop and must not block."""
         self._host = host
         self._desired = desired
         self._report = report
         self._pace = pace
+        self._outages = outages
         self._waiting: dict[DiskKey, _Trigger] = {}
         self._again: dict[DiskKey, _Trigger] = {}
         self._busy: set[DiskKey] = set()
@@ -167,7 +170,8 @@ class Controller:
         try:
             await asyncio.wait({work}, timeout=self._pace.step_timeout)
             if not work.done():
-                self._report(key, _hanging(self._pace.step_timeout, trigger))
+                hanging = _hanging(self._pace.step_timeout, trigger)
+                self._report(key, replace(hanging, outage=self._outages.of(key)))
             slots.release()
             await work
         finally:
@@ -201,7 +205,7 @@ class Controller:
             if report.phase is Phase.REFUSED and not report.reason.transient:
                 self._host.tell_of_writer(key)
             report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at, began=began)
-            self._report(key, self._scheduled(key, report))
+            self._report(key, self._scheduled(key, await self._outages.told_in(report, key)))
 
     async def _converge(self, key: DiskKey) -> Report:
         for _ in range(STEPS_MAX):
@@ -211,6 +215,8 @@ class Controller:
             spec = None if isinstance(desired, Gone) else desired
             look = await self._look(key, spec)
             actual, step = look.actual, look.step
+            before = replace(actual, attached=None) if look.done else actual
+            self._outages.look(key, before, wanted=spec is not None)
             if isinstance(step, Nothing | Keep | Refuse):
                 self._stuck.pop(key, None)
                 return self._with_warning(key, of_rest(step, actual.attached))
@@ -261,8 +267,9 @@ class Controller:
         def show() -> None:
             for step in begun:
                 phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
-                message = f"{_name(step)} is under way"
-                self._report(key, Report(phase=phase, reason=Reason.PROGRESSING, message=message, attached=attached))
+                words = f"{_name(step)} is under way"
+                under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=attached)
+                self._report(key, replace(under_way, outage=self._outages.of(key)))
 
         slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, show)
         try:

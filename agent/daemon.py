@@ -24,6 +24,7 @@ from agent.desired import DesiredWorld
 from agent.events import Cause, EventSource, EventType, HostChange
 from agent.intake import NOT_KEPT, Accepted, Intake, News, Outcome, TurnedAway, Unchanged, Withdrawn, verdict_event
 from agent.notify import Notifier
+from agent.outages import Outages
 from agent.reporter import Reporter
 from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType, now
@@ -101,8 +102,13 @@ class Daemon:
             capabilities=self._capabilities,
             stable_path=lambda key: str(self._host.paths.path(key)),
         )
+        self._outages = Outages(settings.paths.runtime / "outages")
         self._controller = Controller(
-            self._host, desired=self._world.desired, report=self._reporter.report, pace=settings.controller
+            self._host,
+            desired=self._world.desired,
+            report=self._reporter.report,
+            pace=settings.controller,
+            outages=self._outages,
         )
         self._bus = BusSession(
             broker=settings.broker,
@@ -143,6 +149,7 @@ class Daemon:
         """Work until `stop` is set; see the function `run`."""
         with self._host.owned_runtime(), self._host.watched():
             self._put(await self._in_store_thread(self._intake.load))
+            await asyncio.to_thread(self._outages.load)
             await self.resync(Cause.START)
             log.info("started", host=self._settings.host, fleet=self._settings.fleet, disks=len(self._world.all_keys()))
             self._reporter.tell(

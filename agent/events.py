@@ -13,8 +13,9 @@ from pydantic_core import to_json
 
 from agent.bus.topics import EventKind, Scope
 from agent.definition import Finding
-from agent.status import Condition, Phase, Status, now
+from agent.status import Condition, Outage, Phase, Status, now
 from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey
 
 TraceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """What one trigger set off, across guests, disks and hosts; a W3C trace id."""
@@ -24,6 +25,7 @@ class EventType(StrEnum):
     """What happened. The second word is the last level of the topic."""
 
     DISK_PHASE = "tapster.disk.phase"
+    DISK_OUTAGE = "tapster.disk.outage"
     GUEST_PHASE = "tapster.guest.phase"
     GUEST_ACCEPTED = "tapster.guest.accepted"
     GUEST_REJECTED = "tapster.guest.rejected"
@@ -83,6 +85,24 @@ class DiskPhaseChange(PhaseChange):
 
     target: str
     device_path: str | None
+
+
+class DiskOutage(Outage):
+    """Data of `tapster.disk.outage`, told when it begins and when it ends, or once if it was over when it was noticed.
+
+    Attributes:
+        duration_s: From its beginning to its end; None while it lasts.
+    """
+
+    guest: str
+    target: str
+    duration_s: Annotated[float, Field(ge=0)] | None
+
+    @classmethod
+    def of(cls, key: DiskKey, outage: Outage) -> Self:
+        """The outage of one disk."""
+        duration = (outage.ended - outage.began).total_seconds() if outage.ended else None
+        return cls(**dict(outage), guest=key.guest, target=key.target, duration_s=duration)
 
 
 class FindingData(Status):
@@ -161,6 +181,7 @@ class HostChange(Status):
 
 DATA: dict[EventType, type[Status]] = {
     EventType.DISK_PHASE: DiskPhaseChange,
+    EventType.DISK_OUTAGE: DiskOutage,
     EventType.GUEST_PHASE: PhaseChange,
     EventType.GUEST_ACCEPTED: DocumentVerdict,
     EventType.GUEST_REJECTED: DocumentVerdict,

@@ -17,11 +17,14 @@ from agent.status import (
     DiskStatus,
     Effective,
     GuestStatus,
+    InUse,
     Phase,
+    ProcessHolder,
     Requested,
     now,
 )
 from reconcilers.actual import Attached
+from reconcilers.holders import DeviceHolders
 from reconcilers.honour import Feature, unhonoured
 from reconcilers.reason import Reason
 from reconcilers.spec import Device, DiskKey
@@ -152,13 +155,19 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
         logical_block_size=attached.logical_block_size if attached else None,
         read_only=attached.read_only if attached else bool(disk and disk.read_only),
         direct_io=attached.tuning.cache.direct if attached else None,
-        in_use=True if report.reason is Reason.DEVICE_IN_USE else None,
+        in_use=_in_use(report.holders) if report.holders else None,
+        last_outage=report.outage,
         since=shown.since,
         attempts=report.attempts,
         next_retry=report.next_retry,
         error=DiskError(reason=report.reason, message=report.message) if troubled else None,
         unhonoured=_unhonoured(disk, attached),
     )
+
+
+def _in_use(holders: DeviceHolders) -> InUse:
+    processes = tuple(ProcessHolder(pid=one.pid, name=one.name) for one in holders.processes)
+    return InUse(processes=processes, mounts=holders.mounts, devices=holders.devices)
 
 
 def _unhonoured(disk: DiskDefinition | None, attached: Attached | None) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from datetime import datetime
 
 from agent.desired import HandsOff
 from agent.events import Cause
-from agent.status import Phase
+from agent.status import Outage, Phase
 from reconcilers.actual import Attached
 from reconcilers.errors import DiskError
+from reconcilers.holders import DeviceHolders
 from reconcilers.plan import Keep, Nothing, Refuse
 from reconcilers.reason import Reason
 
@@ -33,6 +34,9 @@ class Report:
         began: When the look began, on the monotonic clock.
         attempts: Failures in a row.
         next_retry: When it is tried again by itself; None if it waits for something to happen.
+        holders: Who keeps the disk from going.
+        outage: The last time that the disk could not be read and written.
+        outage_is_news: It has begun or ended with this report.
     """
 
     phase: Phase
@@ -44,6 +48,9 @@ class Report:
     began: float = 0.0
     attempts: int = 0
     next_retry: datetime | None = None
+    holders: DeviceHolders | None = None
+    outage: Outage | None = None
+    outage_is_news: bool = False
 
 
 def of_rest(step: Nothing | Keep | Refuse, attached: Attached | None) -> Report:
@@ -66,7 +73,8 @@ def of_hands_off(why: HandsOff, attached: Attached | None) -> Report:
 
 def of_failure(error: DiskError, attached: Attached | None) -> Report:
     """The report of a disk whose step failed."""
-    return Report(phase=_phase(error.reason, attached), reason=error.reason, message=error.message, attached=attached)
+    phase = _phase(error.reason, attached)
+    return Report(phase=phase, reason=error.reason, message=error.message, attached=attached, holders=error.holders)
 
 
 def _phase(reason: Reason, attached: Attached | None) -> Phase:

@@ -11,7 +11,7 @@ from typing import Protocol
 from agent.bus.topics import Topics
 from agent.desired import DesiredWorld
 from agent.document import DesiredDocument
-from agent.events import Cause, DiskPhaseChange, EventSource, EventType, PhaseChange
+from agent.events import Cause, DiskOutage, DiskPhaseChange, EventSource, EventType, PhaseChange
 from agent.guest_status import WORST_FIRST, Shown, condition, guest_status
 from agent.report import Report
 from agent.status import Capabilities, Condition, ConditionType, GuestStatus, HostStatus, Phase, Status, now
@@ -93,6 +93,8 @@ class Reporter:
         disks[key.target] = Shown(report, now() if before is None or changed else before.since)
         if changed:
             self._tell_of_disk(key, before.report.phase if before else None, report)
+        if report.outage and report.outage_is_news:
+            self.tell(EventType.DISK_OUTAGE, str(key), DiskOutage.of(key, report.outage))
         if report.phase is Phase.DOWN:
             self._forget_if_over(key)
         self.refresh(key.guest)

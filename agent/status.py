@@ -91,6 +91,40 @@ class DiskError(Status):
     message: str
 
 
+class ProcessHolder(Status):
+    """A process that has a disk's device open."""
+
+    pid: int
+    name: str
+
+
+class InUse(Status):
+    """Who keeps a disk from going: processes, points where it is mounted, kernel names of devices that stand on it.
+
+    All empty if it is somebody who can't be seen from here: the kernel, or a process in another namespace.
+    """
+
+    processes: tuple[ProcessHolder, ...]
+    mounts: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
+class Outage(Status):
+    """A time in which a disk could not be read and written.
+
+    Attributes:
+        began: When it was noticed: at once, but for what happened while no agent ran.
+        ended: When it was over; None while it lasts.
+        reason: Why, in a word.
+        message: Why, in a sentence.
+    """
+
+    began: AwareDatetime
+    ended: AwareDatetime | None
+    reason: Reason
+    message: str
+
+
 class DiskStatus(Status):
     """One disk of a guest."""
 
@@ -107,7 +141,8 @@ class DiskStatus(Status):
     logical_block_size: Size | None = None
     read_only: bool
     direct_io: bool | None = None
-    in_use: bool | None = None
+    in_use: InUse | None = None
+    last_outage: Outage | None = None
     since: AwareDatetime
     attempts: Annotated[int, Field(ge=0)] = 0
     next_retry: AwareDatetime | None = None

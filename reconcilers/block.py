@@ -17,7 +17,7 @@ from reconcilers.actual import SECTOR, Attached, FileId
 from reconcilers.backend import Reconciler, checked_source
 from reconcilers.blktap.tap import TapRecord
 from reconcilers.errors import DiskError
-from reconcilers.holders import describe_holders
+from reconcilers.holders import DeviceHolders
 from reconcilers.loop.devices import guest_disk_below
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource, Pin
@@ -185,11 +185,15 @@ def _nobody_has_it(path: str, node: str, *, reason: Reason = Reason.SOURCE_IN_US
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _in_use(node, f"something on this host: {describe_holders(node)}", reason=reason) from error
+        holders = DeviceHolders.of(node)
+        raise _in_use(node, f"something on this host: {holders}", reason=reason, holders=holders) from error
 
 
-def _in_use(path: str, who: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> DiskError:
-    return DiskError(reason, f"device {path} is in use by {who}; two users would corrupt it. Let the holder go first")
+def _in_use(
+    path: str, who: str, *, reason: Reason = Reason.SOURCE_IN_USE, holders: DeviceHolders | None = None
+) -> DiskError:
+    message = f"device {path} is in use by {who}; two users would corrupt it. Let the holder go first"
+    return DiskError(reason, message, holders)
 
 
 def _node(rdev: int) -> str:

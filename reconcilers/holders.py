@@ -41,16 +41,37 @@ def mounts_of(device_path: str) -> list[str]:
     return [left[4] for left, right in rows if len(right) > 1 and right[1] == device_path]
 
 
-def describe_holders(device_path: str) -> str:
-    """A phrase that names who uses a block device, for a message."""
-    name = Path(device_path).name
-    stacked = [entry.name for entry in Path("/sys/block", name, "holders").glob("*")]
-    parts = [
-        *(f"mounted on {point}" for point in mounts_of(device_path)),
-        *(f"held by device {holder}" for holder in stacked),
-        *(f"open in {holder}" for holder in holders_of_path(device_path)),
-    ]
-    return ", ".join(parts) or "open in the kernel or in another process namespace"
+@dataclass(frozen=True, slots=True)
+class DeviceHolders:
+    """Who uses a block device; as text, a phrase for a message.
+
+    Attributes:
+        processes: That have it open.
+        mounts: Points where it is mounted.
+        devices: Kernel names of devices that stand on it.
+    """
+
+    processes: tuple[Holder, ...]
+    mounts: tuple[str, ...]
+    devices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, device_path: str) -> "DeviceHolders":
+        """Look for those of a device."""
+        stacked = Path("/sys/block", Path(device_path).name, "holders").glob("*")
+        return cls(
+            processes=tuple(holders_of_path(device_path)),
+            mounts=tuple(mounts_of(device_path)),
+            devices=tuple(sorted(entry.name for entry in stacked)),
+        )
+
+    def __str__(self) -> str:
+        parts = [
+            *(f"mounted on {point}" for point in self.mounts),
+            *(f"held by device {holder}" for holder in self.devices),
+            *(f"open in {holder}" for holder in self.processes),
+        ]
+        return ", ".join(parts) or "open in the kernel or in another process namespace"
 
 
 def _open_files() -> Iterator[tuple[int, str]]:

@@ -113,6 +113,27 @@ def plan(desired: DiskSpec | None, actual: Actual) -> Step:
             return Keep(Reason.INTERNAL_ERROR, f"the source of {desired.key} was not looked at")
 
 
+def failing(attached: Attached) -> Reason | None:
+    """Why reads and writes of a disk that is there fail or wait; None if they do not."""
+    if gone := _gone(attached):
+        return gone
+    if not attached.server_answers:
+        return Reason.SERVER_HUNG
+    return Reason.IMAGE_DAMAGED if attached.damage else None
+
+
+def _gone(attached: Attached) -> Reason | None:
+    if attached.server_alive:
+        return None
+    match attached.backend:
+        case Backend.LOOP:
+            return Reason.STORAGE_LOST
+        case Backend.BLKTAP:
+            return Reason.SERVER_LOST
+        case Backend.BLOCK:
+            return Reason.DEVICE_VANISHED
+
+
 def effective(desired: DiskSpec, source: Source) -> DiskSpec:
     """The spec with the backend that its source can really have: `type` may lie, stat(2) does not.
 
@@ -150,17 +171,9 @@ def _plan_without_source(desired: DiskSpec | None, actual: Actual) -> Step:
     return Nothing(Reason.TAKEN_DOWN if desired is None else Reason.NO_MEDIUM)
 
 
-_GONE = {
-    Backend.LOOP: Reason.STORAGE_LOST,
-    Backend.BLKTAP: Reason.SERVER_LOST,
-    Backend.BLOCK: Reason.DEVICE_VANISHED,
-}
-"""What it is when that which serves a disk is gone."""
-
-
 def _plan_with_fault(desired: DiskSpec, reason: Reason, message: str, attached: Attached | None) -> Step:
-    if attached is not None and not attached.server_alive:
-        return Keep(_GONE[attached.backend], f"reads and writes fail, and it can't be brought up again: {message}")
+    if attached is not None and (gone := _gone(attached)):
+        return Keep(gone, f"reads and writes fail, and it can't be brought up again: {message}")
     if attached is not None:
         return Keep(reason, f"{message}; the disk that is up goes on with the file it has open")
     if reason is Reason.IMAGE_MISSING and desired.startup_policy is StartupPolicy.OPTIONAL:
@@ -185,7 +198,7 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
 
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
     """Why what is there can't stay, in words; None if it can."""
-    if not attached.server_alive:
+    if _gone(attached):
         return "what serves it is gone"
     pairs = (
         ("backend", desired.backend, attached.backend),

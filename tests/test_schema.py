@@ -25,9 +25,19 @@ from agent.bus.topics import (
 )
 from agent.cli.schema import run
 from agent.definition import Finding
-from agent.events import DATA, Cause, DiskPhaseChange, DocumentVerdict, EventSource, EventType, HostChange, PhaseChange
+from agent.events import (
+    DATA,
+    Cause,
+    DiskOutage,
+    DiskPhaseChange,
+    DocumentVerdict,
+    EventSource,
+    EventType,
+    HostChange,
+    PhaseChange,
+)
 from agent.schema import asyncapi, schemas
-from agent.status import Phase, Status
+from agent.status import Phase, Status, now
 from agent.trust.keys import PrivateKey
 from reconcilers.reason import Reason
 from tests.test_readme import blocks
@@ -92,6 +102,9 @@ def test_every_event_satisfies_its_schema() -> None:
         DiskPhaseChange: DiskPhaseChange(**change, target="vda", device_path=None),
         PhaseChange: PhaseChange(**change),
         DocumentVerdict: DocumentVerdict.of(Scope("host", "h"), "web", Reason.NOT_UTF8, "m", findings=(finding,)),
+        DiskOutage: DiskOutage(
+            began=now(), ended=None, reason=Reason.SERVER_LOST, message="m", guest="web", target="vda", duration_s=None
+        ),
         HostChange: HostChange(message="m"),
     }
     source, known = EventSource(host="h", fleet="f", session="s"), schemas()

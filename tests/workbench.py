@@ -250,6 +250,7 @@ class Bench:
         assert not list(self.runtime.glob("disks/*"))
         assert not list(self.runtime.glob("taps/*"))
         assert not list(self.runtime.glob("loops/*"))
+        assert not list(self.runtime.glob("outages/*"))
 
     def close(self) -> None:
         """End everything and take down by force what is left."""

@@ -13,7 +13,7 @@ from agent.fleet.census import Census, take_census
 from agent.fleet.look import look, shown
 from agent.fleet.targets import Selection
 from agent.fleet.view import Fleet, trouble
-from agent.fleet.words import printable, sentence
+from agent.fleet.words import outage, printable, sentence
 from agent.settings import Settings
 from agent.status import Capabilities, Condition, DiskStatus, GuestStatus
 
@@ -124,6 +124,8 @@ def _disk_lines(status: GuestStatus, disk: DiskStatus) -> Lines:
     yield f"  Stable path: {printable(disk.stable_path or '-')}"
     if disk.unhonoured:
         yield f"  Unhonoured:  {printable(', '.join(disk.unhonoured))}"
+    if told := outage(status, disk):
+        yield f"  Outage:      {told}"
     if disk.error:
         yield from (f"  {line}" for line in sentence(status, disk).splitlines())
 

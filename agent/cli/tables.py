@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.fleet.view import Fleet, rejection, trouble
-from agent.fleet.words import printable, sentence
+from agent.fleet.words import outage, printable, sentence
 from agent.status import DiskStatus, Effective, Phase, Requested
 
 STYLES = {
@@ -143,3 +143,6 @@ def _sentences(fleet: Fleet) -> Iterator[Text]:
             yield Text(printable(f"{status.host}: {status.guest} is {status.phase}: its document was removed"))
         for disk in trouble(status):
             yield Text(sentence(status, disk), style=STYLES[disk.phase])
+        for disk in status.disks:
+            if told := outage(status, disk):
+                yield Text(told, style="yellow")

@@ -7,7 +7,7 @@ from pathlib import Path
 from reconcilers import block_layer
 from reconcilers.actual import FileId
 from reconcilers.errors import DiskError
-from reconcilers.holders import describe_holders
+from reconcilers.holders import DeviceHolders
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopDevice, LoopNumbers
 from reconcilers.loop.note import DeviceNotes
@@ -115,7 +115,8 @@ class LoopDevices:
             return
         spoilt = control.discard_stopped(device)
         if not control.try_detach(device):
-            raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {describe_holders(device.path)}")
+            holders = DeviceHolders.of(device.path)
+            raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {holders}", holders)
         self._forget(disk_id(key))
         if spoilt:
             control.retire(device.minor)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconcilers.actual import FileId
-from reconcilers.holders import describe_holders, holders_of_file, holders_of_path
+from reconcilers.holders import DeviceHolders, holders_of_file, holders_of_path
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_file_of_the_same_number_on_another_device_is_another_file(
 
 
 def test_a_device_that_nobody_shows_to_have_is_still_described() -> None:
-    assert describe_holders("/dev/loop-that-is-not")
+    assert str(DeviceHolders.of("/dev/loop-that-is-not"))
 
 
 def test_the_process_of_a_hidden_descriptor_is_passed_over() -> None:
