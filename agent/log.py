@@ -1,4 +1,4 @@
-"""The log: one event a line with fields, JSON for machines and text for a person at a terminal.
+"""The log: one event a line with fields: to systemd's journal, as JSON for machines, as text for a person.
 
 What concerns a disk is logged within `structlog.contextvars.bound_contextvars(guest=…, target=…, step=…)`, so that
 every line below carries them, those of libraries too. Tasks and `asyncio.to_thread` inherit the fields.
@@ -11,7 +11,9 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
-LogFormat = Literal["auto", "json", "text"]
+from agent import journal
+
+LogFormat = Literal["auto", "journal", "json", "text"]
 
 
 def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - its name
@@ -19,7 +21,8 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
 
     Args:
         level: The least important level that is shown: debug, info, warning or error.
-        format: How a line looks; auto is text when the stream is a terminal and JSON when it is not.
+        format: How a line looks; auto is text when the stream is a terminal, records with fields when it leads to
+            systemd's journal, and else JSON.
         stream: Where the lines go; standard error, if not given.
     """
     stream = stream or sys.stderr
@@ -44,7 +47,8 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    to_journal = format == "journal" or (format == "auto" and journal.is_connected(stream))
+    handler = journal.JournalHandler() if to_journal else logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=fields,

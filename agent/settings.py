@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from agent.log import LogFormat
 from agent.options import FILE_VARIABLE, PREFIX, Option, Unit, options, unknown_keys, unknown_variables
 from reconcilers.blktap.kinds import ServerKind
 from reconcilers.pools import Pools
@@ -294,11 +295,13 @@ class TrustSettings(Section):
 
 
 class LogSettings(Section):
-    """The log, on standard error."""
+    """The log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least important line shown.")
-    format: Literal["auto", "json", "text"] = Field(
-        "auto", description="auto is text on a terminal and JSON, one object a line, elsewhere."
+    format: LogFormat = Field(
+        "auto",
+        description="auto is text on a terminal, records with fields in systemd's journal, and elsewhere JSON, one "
+        "object a line.",
     )
 
 
@@ -337,7 +340,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = Field(PolicySettings(), description="What to do where there is a choice.")
     blktap: BlktapSettings = Field(BlktapSettings(), description="User-space block servers, one process a disk.")
     trust: TrustSettings = Field(TrustSettings(), description="Whose documents count.")
-    log: LogSettings = Field(LogSettings(), description="The log, on standard error.")
+    log: LogSettings = Field(LogSettings(), description="The log, on standard error or in the journal.")
 
     @classmethod
     def settings_customise_sources(

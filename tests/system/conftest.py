@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.machine import Machine, booted
+from tests.system.machine import CHECKOUT, Machine, booted
 
-CHECKOUT = Path(__file__).parents[2]
 NEWER = "9.0.0"
 PACKAGED = ("agent", "reconcilers", "systemd", "deploy", "pyproject.toml", "README.md", "LICENSE")
 TOOLS = ("mmdebstrap", "systemd-nspawn", "dpkg-buildpackage", "dh")

@@ -24,6 +24,8 @@ from tests.workbench import domain
 FLEET = "system"
 RUNTIME = "/run/tapster"
 IMAGES = "/var/lib/tapster/images"
+CHECKOUT = Path(__file__).parents[2]
+CHECKOUT_INSIDE = "/mnt/checkout"
 SETTINGS = """\
 host = "{name}"
 fleet = "system"
@@ -65,9 +67,10 @@ class Machine:
         console = (self._folder / "console").open("ab")
         self._nspawn = subprocess.Popen(
             [
-                "systemd-nspawn", f"--directory={self.root}", f"--machine={self.name}", "--boot", "--quiet",
-                "--register=no", "--keep-unit", "--private-network", "--capability=all", "--console=pipe",
-                "--bind=/dev/fuse", "--bind=/dev/loop-control", "--kill-signal=SIGRTMIN+3", "--hostname=tapster-test",
+                "systemd-nspawn", "--boot", "--quiet", f"--directory={self.root}", f"--machine={self.name}",
+                "--register=no", "--keep-unit", "--kill-signal=SIGRTMIN+3", "--console=pipe", "--hostname=tapster-test",
+                "--private-network", "--capability=all", "--bind=/dev/fuse", "--bind=/dev/loop-control",
+                f"--bind-ro={CHECKOUT}:{CHECKOUT_INSIDE}",
             ],
             stdin=subprocess.DEVNULL,
             stdout=console,
@@ -207,6 +210,16 @@ class Machine:
         if self._leader():
             return self.run("journalctl", "-n", "80", "--no-pager", check=False).stdout
         return (self._folder / "console").read_text(errors="replace")[-4000:]
+
+    def is_active(self, unit: str) -> bool:
+        """Whether a unit is active, a service after its READY and not while it reloads."""
+        return self.show(unit, "ActiveState") == {"ActiveState": "active"}
+
+    def in_step(self) -> None:
+        """Wait until the agent that runs now has heard all of the bus and said how its disks are."""
+        pid = self.show("tapster.service", "MainPID")["MainPID"]
+        heard = ("journalctl", "--boot", f"_PID={pid}", "--output=cat", "--no-pager")
+        self.until(lambda: "everything retained has arrived" in self.run(*heard).stdout, "the agent is in step")
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """Properties of a unit, as systemd has them."""
