@@ -111,7 +111,7 @@ class Connection(aiomqtt.Client):
             clean_start=not resume,
             max_inflight_messages=WINDOW,
             properties=packet_properties(PacketTypes.CONNECT, SessionExpiryInterval=expiry),
-            tls_context=_tls(broker.tls),
+            tls_context=tls_context(broker.tls),
             # Otherwise a short message waits until the broker's host has acknowledged the last one: 40 ms on Linux.
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
@@ -318,7 +318,12 @@ def _code(error: aiomqtt.MqttCodeError) -> int:
     return error.rc.value if isinstance(error.rc, ReasonCode) else error.rc or 0
 
 
-def _tls(settings: TlsSettings) -> ssl.SSLContext | None:
+def tls_context(settings: TlsSettings) -> ssl.SSLContext | None:
+    """What the settings mean for OpenSSL; None without TLS.
+
+    Raises:
+        OSError: A file can't be read, or is not what it should be (ssl.SSLError).
+    """
     if not settings.enabled:
         return None
     context = ssl.create_default_context(cafile=settings.ca_file)

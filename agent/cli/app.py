@@ -92,6 +92,14 @@ def gc(
     raise typer.Exit(command.run(host=chosen, yes=yes, timeout=timeout, settings=settings, output=output))
 
 
+@app.command()
+def doctor(config: Config = None, output: Output = "table") -> None:
+    """Say what is wrong with this host, and the command that mends it. Nothing is changed."""
+    from agent.cli import doctor as command
+
+    raise typer.Exit(command.run(settings=settings_from(config), output=output))
+
+
 app.add_typer(fleet_commands.app)
 app.add_typer(trust_commands.app)
 

@@ -1,0 +1,116 @@
+"""The kernel, its limits, the block servers and the clock."""
+
+import ctypes
+import os
+import platform
+import re
+import resource
+from pathlib import Path
+
+from agent.doctor.finding import Finding, Findings, ok, problem, warning
+from agent.settings import Settings
+from reconcilers.host import HostAbilities, probe
+from reconcilers.loop import control
+from reconcilers.spec import Backend
+
+OLDEST_KERNEL = (5, 8)
+"""LOOP_CONFIGURE came with Linux 5.8, openat2 with 5.6."""
+
+MAX_LOOP_IS_NO_LIMIT = (6, 6)
+"""Since then max_loop only says how many devices are made at first."""
+
+AIO_PER_TAPDISK = 804
+"""Slots of fs.aio-max-nr that one tapdisk takes."""
+
+DESCRIPTORS_WANTED = 4096
+"""Open files of the agent: some per tap, so a smaller limit ends at some hundred disks."""
+
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_TIMEX_BYTES = 512  # more than a struct timex has anywhere
+
+
+async def machine(settings: Settings, agent_pid: int | None) -> list[Finding]:
+    """Look at the host.
+
+    Args:
+        settings: Say which servers and formats may be used.
+        agent_pid: The running agent, whose limits count; None if none runs.
+    """
+    abilities = await probe(settings.blktap.servers, frozenset(settings.blktap.formats))
+    return [
+        *_kernel(),
+        *_backends(abilities),
+        *_loop_numbers(),
+        *_asynchronous_io(),
+        *_open_files(agent_pid),
+        *_clock(),
+    ]
+
+
+def _kernel() -> Findings:
+    release = platform.release()
+    if _kernel_numbers() < OLDEST_KERNEL:
+        yield problem("kernel", f"Linux {release} lacks LOOP_CONFIGURE", "boot Linux 5.8 or newer")
+    else:
+        yield ok("kernel", f"Linux {release}")
+
+
+def _kernel_numbers() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+
+
+def _backends(abilities: HostAbilities) -> Findings:
+    for backend in (Backend.LOOP, Backend.BLKTAP):
+        if why := abilities.missing.get(backend):
+            command = re.search(r"`(.+?)`", why)
+            yield problem(backend, why, command.group(1) if command else "see the message")
+        else:
+            yield ok(backend, "can be used")
+    for server in abilities.taps.servers.values():
+        yield ok("server", f"{server.version}; opens {', '.join(sorted(server.formats))}")
+
+
+def _loop_numbers() -> Findings:
+    bound = len(control.bound_minors())
+    setting = Path("/sys/module/loop/parameters/max_loop")
+    most = int(setting.read_text()) if setting.exists() else 0
+    if most and _kernel_numbers() < MAX_LOOP_IS_NO_LIMIT and bound >= most:
+        message = f"{bound} loop devices are in use, and this kernel may make no more than max_loop={most}"
+        mend = "drop max_loop= from the kernel's command line or /etc/modprobe.d, and restart the host"
+        yield problem("max_loop", message, mend)
+    else:
+        yield ok("max_loop", f"{bound} loop devices are in use, and more can be made")
+
+
+def _asynchronous_io() -> Findings:
+    most, used = (int(Path(f"/proc/sys/fs/{name}").read_text()) for name in ("aio-max-nr", "aio-nr"))
+    room = f"{most - used} of fs.aio-max-nr={most} are free, {(most - used) // AIO_PER_TAPDISK} tapdisks' worth"
+    if most - used < AIO_PER_TAPDISK:
+        yield problem("aio", room, "sysctl -w fs.aio-max-nr=1048576")
+    elif most - used < most // 5:
+        yield warning("aio", room, "sysctl -w fs.aio-max-nr=1048576")
+    else:
+        yield ok("aio", room)
+
+
+def _open_files(agent_pid: int | None) -> Findings:
+    # 0 is this process.
+    soft, _ = resource.prlimit(agent_pid or 0, resource.RLIMIT_NOFILE)
+    whose = f"the agent (process {agent_pid})" if agent_pid else "this shell, since no agent runs,"
+    used = f", {len(os.listdir(f'/proc/{agent_pid}/fd'))} in use" if agent_pid else ""  # noqa: PTH208 - names only
+    message = f"{whose} may have {soft} files open{used}"
+    if agent_pid and soft < DESCRIPTORS_WANTED:
+        yield warning("open files", message, "set LimitNOFILE=65536 in `systemctl edit tapster`, then restart it")
+    else:
+        yield ok("open files", message)
+
+
+def _clock() -> Findings:
+    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    if state == _TIME_ERROR:
+        message = (
+            "the kernel says that nothing keeps the clock in time; messages are dated and certificates judged by it"
+        )
+        yield warning("clock", message, "apt-get install systemd-timesyncd, or mend chrony")
+    else:
+        yield ok("clock", "is kept in time")

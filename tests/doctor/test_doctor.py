@@ -1,0 +1,202 @@
+"""What `tapster doctor` finds on a host that is well, and what it says of each thing that was broken."""
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.broker import Broker
+from tests.workbench import Bench, loop_disk
+
+
+def doctor(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-c",
+        "from agent.cli.app import main; main()",
+        "doctor",
+        "--config",
+        str(config),
+        *words,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def findings(config: Path) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit code, and what was found by subject."""
+    done = doctor(config, "--output", "json")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for finding in json.loads(done.stdout):
+        found.setdefault(finding["subject"], []).append(finding)
+    return done.returncode, found
+
+
+def test_a_host_that_is_well(bench: Bench) -> None:
+    bench.push_disks("vm1", loop_disk("vda", bench.image("a.img")))
+    bench.until_guest("vm1", "Up")
+    _, found = findings(bench.config)
+    for subject in ("kernel", "loop", "blktap", "server", "store", "pool", "broker", "access", "agent"):
+        assert {finding["level"] for finding in found[subject]} == {"ok"}, found[subject]
+    assert found["devices"][-1]["message"] == "1 loop devices are this agent's"
+
+
+@pytest.fixture
+def config(tmp_path: Path, broker: Broker) -> Path:
+    """Settings of a host on which no agent runs."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "state").mkdir()
+    file = tmp_path / "tapster.toml"
+    file.write_text(f"""
+host = "db1"
+[paths]
+runtime = "{tmp_path}/run"
+state = "{tmp_path}/state"
+[images]
+pools = ["{tmp_path}/pool"]
+[broker]
+port = {broker.port}
+""")
+    return file
+
+
+def test_without_an_agent_a_session_is_tried(config: Path) -> None:
+    code, found = findings(config)
+    assert code == 1
+    assert found["access"][0]["message"].startswith("a session works; 0 definitions")
+    assert found["agent"][0] == {
+        "subject": "agent",
+        "level": "problem",
+        "message": "no agent runs here",
+        "mend": "systemctl start tapster; journalctl -u tapster -n 50",
+    }
+
+
+def damage_the_store(folder: Path) -> None:
+    with sqlite3.connect(folder / "state/store.sqlite") as connection:
+        connection.execute("CREATE TABLE x (y)")
+        connection.executemany("INSERT INTO x VALUES (?)", [("y" * 100,)] * 1000)
+    connection.close()
+    with (folder / "state/store.sqlite").open("r+b") as file:
+        file.seek(4096 + 5)
+        file.write(b"\xff" * 2000)
+
+
+def let_everybody_write(folder: Path) -> None:
+    (folder / "pool").chmod(0o777)
+
+
+def remove_the_pool(folder: Path) -> None:
+    (folder / "pool").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "subject", "words", "mend"),
+    [
+        (damage_the_store, "store", "is damaged", "restore it from a backup"),
+        (let_everybody_write, "pool", "can be written by everybody", "chmod o-w"),
+        (remove_the_pool, "pool", "none of the image pools exists", "mkdir -p"),
+    ],
+)
+def test_what_is_broken_is_named_with_what_mends_it(
+    config: Path, harm: Callable[[Path], None], subject: str, words: str, mend: str
+) -> None:
+    harm(config.parent)
+    _, found = findings(config)
+    (finding,) = found[subject]
+    assert finding["level"] == "problem"
+    assert words in finding["message"]
+    assert mend in finding["mend"]
+
+
+def test_a_program_that_is_missing_is_named_with_its_package(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    _, found = findings(config)
+    assert found["blktap"][0]["level"] == "problem"
+    assert found["blktap"][0]["mend"] == "apt-get install qemu-utils"
+
+
+def test_a_broker_that_is_away(config: Path) -> None:
+    with socket.socket() as taken:  # bound and not listening: refused
+        taken.bind(("127.0.0.1", 0))
+        config.write_text(config.read_text().partition("port =")[0] + f"port = {taken.getsockname()[1]}\n")
+        code, found = findings(config)
+    assert code == 1
+    assert "can't be reached: Connection refused" in found["broker"][0]["message"]
+    assert "access" not in found
+
+
+def certificate(folder: Path, name: str, days: float) -> None:
+    """A certificate of its own for `name` that ends in so many days, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    ends = datetime.now(UTC) + timedelta(days=days, minutes=1)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(ends - timedelta(days=1000))
+        .not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "host.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "host.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    (folder / "host.key").chmod(0o600)
+    shutil.copy(folder / "host.pem", folder / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "level", "words"),
+    [
+        ("db1", 200, "ok", "in 200 days"),
+        ("db1", 20, "warning", "in 20 days"),
+        ("db1", -3, "problem", "2 days ago"),
+        ("db2", 200, "problem", "is for db2, and this host is called db1"),
+    ],
+)
+def test_certificates_that_end_or_are_another_s(config: Path, name: str, days: int, level: str, words: str) -> None:
+    folder = config.parent
+    certificate(folder, name, days)
+    files = "".join(f'{key}_file = "{folder}/{file}"\n' for key, file in
+                    (("ca", "ca.pem"), ("cert", "host.pem"), ("key", "host.key")))  # fmt: skip
+    config.write_text(config.read_text() + f"[broker.tls]\n{files}")
+    _, found = findings(config)
+    assert any(one["level"] == level and words in one["message"] for one in found["certificate"]), found["certificate"]
+    assert found["key"][0]["level"] == "ok"
+
+    os.chmod(folder / "host.key", 0o644)  # noqa: PTH101
+    _, found = findings(config)
+    assert found["key"][0]["level"] == "problem"
+    assert found["key"][0]["mend"] == f"chmod 600 {folder}/host.key"
+
+
+def test_a_device_that_nobody_asks_for(bench: Bench) -> None:
+    bench.push_disks("vm1", loop_disk("vda", bench.image("a.img")))
+    bench.until_guest("vm1", "Up")
+    bench.stop()
+    bench.stable("vm1", "vda").unlink()
+    _, found = findings(bench.config)
+    (device,) = bench.loops()
+    assert found["devices"][0]["message"] == f"{device.path} (vm1/vda) has no stable path: no document asks for it"
+    assert found["devices"][0]["mend"] == "tapster gc"
+
+
+def test_the_table_names_what_to_do(config: Path) -> None:
+    done = doctor(config)
+    assert done.returncode == 1
+    assert "agent: no agent runs here\n  what to do: systemctl start tapster" in done.stdout
