@@ -22,6 +22,9 @@ PATIENCE_SECONDS = 1.0
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """The levels as syslog(3) counts them."""
 
+_FIRST = ("guest", "target", "step")
+"""What comes first in a message; context variables have no order of their own."""
+
 _OWN = {"event", "level", "logger", "timestamp", "exception"}
 """Fields that the journal has other names for; the time it takes itself."""
 
@@ -41,7 +44,8 @@ def encode(fields: Mapping[str, object]) -> bytes:
     Args:
         fields: An event's fields as structlog has them, with `event` and `level`.
     """
-    others = {name: _text(value) for name, value in fields.items() if name not in _OWN}
+    ordered = dict.fromkeys([*(name for name in _FIRST if name in fields), *fields])
+    others = {name: _text(fields[name]) for name in ordered if name not in _OWN}
     message = " ".join([str(fields["event"]), *(f"{name}={_shown(text)}" for name, text in others.items())])
     if exception := fields.get("exception"):
         message += f"\n{exception}"

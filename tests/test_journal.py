@@ -27,14 +27,14 @@ def test_fields_are_the_journal_s_own(journald: socket.socket) -> None:
     with structlog.contextvars.bound_contextvars(guest="vm1", target="vda", step="attach"):
         structlog.get_logger("agent.controller").warning("not as desired", next_try_seconds=0.5)
     assert journald.recv(4096).decode().splitlines() == [
-        "MESSAGE=not as desired next_try_seconds=0.5 guest=vm1 target=vda step=attach",
+        "MESSAGE=not as desired guest=vm1 target=vda step=attach next_try_seconds=0.5",
         "PRIORITY=4",
         "SYSLOG_IDENTIFIER=tapster",
         "LOGGER=agent.controller",
-        "NEXT_TRY_SECONDS=0.5",
         "GUEST=vm1",
         "TARGET=vda",
         "STEP=attach",
+        "NEXT_TRY_SECONDS=0.5",
     ]
 
 
