@@ -145,8 +145,12 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator(settings: Settings) -> AsyncIterator[Operator]:
+async def operator(settings: Settings, *, will: aiomqtt.Will | None = None) -> AsyncIterator[Operator]:
     """Connect as an operator, with the user and the certificates of the settings.
+
+    Args:
+        settings: Which broker, which fleet, and as whom.
+        will: What the broker publishes when the connection is lost.
 
     Raises:
         BusError: The broker can't be reached, refuses, or went away inside the block.
@@ -155,7 +159,7 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
     client = f"operator-{secrets.token_hex(6)}"
     remedy = "start one with `tapster broker --dev`, or set broker.host and broker.port"
     try:
-        connection = Connection(broker, client=client, user=settings.host)
+        connection = Connection(broker, client=client, user=settings.host, will=will)
     except OSError as error:
         raise BusError(explain(error, broker, client)) from error
     try:

@@ -23,6 +23,7 @@ ScopeKind = Literal["host", "group"]
 EventKind = Literal["guest", "disk", "host"]
 Verb = Literal["plan", "resync", "status"]
 Channel = Literal["replies", "sync"]
+RolloutPart = Literal["plan", "state", "driver", "waves", "before"]
 
 
 class TopicError(ValueError):
@@ -108,6 +109,15 @@ class OperatorTopic:
     channel: Channel
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutTopic:
+    """What is kept of a rollout. `key` is a wave's number, or the digest of a document from before it."""
+
+    rollout: str
+    part: RolloutPart
+    key: str | None = None
+
+
 Topic = (
     DesiredTopic
     | AgentTopic
@@ -118,6 +128,7 @@ Topic = (
     | SyncTopic
     | TrustTopic
     | OperatorTopic
+    | RolloutTopic
 )
 
 
@@ -188,6 +199,11 @@ class FleetTopics:
         """Filter: the desired documents of a group."""
         return f"{self.prefix}/groups/{_checked('group', group, NAME)}/desired/guests/+"
 
+    def rollout(self, rollout: str, part: RolloutPart, key: str | None = None) -> str:
+        """Where a part of a rollout is kept; `+` as its name or its key makes a filter."""
+        name = rollout if rollout == "+" else _checked("rollout", rollout, NAME)
+        return f"{self.prefix}/rollouts/{name}/{part}" + ("" if key is None else f"/{key}")
+
     def operator(self, client: str, channel: Channel) -> str:
         """A topic of one operator's connection."""
         return f"{self.prefix}/operators/{_checked('client', client, CLIENT)}/{channel}"
@@ -209,6 +225,10 @@ class FleetTopics:
                 parsed = OperatorTopic(client, cast("Channel", channel))
             case ["trust"]:
                 parsed = TrustTopic()
+            case ["rollouts", rollout, ("plan" | "state" | "driver") as part] if NAME.fullmatch(rollout):
+                parsed = RolloutTopic(rollout, part)
+            case ["rollouts", rollout, ("waves" | "before") as part, key] if NAME.fullmatch(rollout):
+                parsed = RolloutTopic(rollout, part, key)
             case _:
                 parsed = None
         if parsed is None:

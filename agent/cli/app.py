@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agent.cli import fleet_commands, trust_commands
+from agent.cli import fleet_commands, rollout_commands, trust_commands
 from agent.cli.options import Config, Files, Host, Output, settings_from
 
 app = typer.Typer(
@@ -102,6 +102,7 @@ def doctor(config: Config = None, output: Output = "table") -> None:
 
 app.add_typer(fleet_commands.app)
 app.add_typer(trust_commands.app)
+app.add_typer(rollout_commands.app, name="rollout")
 
 
 def main() -> None:

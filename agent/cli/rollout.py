@@ -1,0 +1,234 @@
+"""`tapster rollout`: a change that goes out in waves, which anybody can go on with, end or take back."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from agent.bus.operator import BusError
+from agent.cli.push_files import read_definitions
+from agent.cli.rollout_look import UnknownError, found, run, say
+from agent.cli.rollout_view import as_json, progress
+from agent.fleet.census import take_census
+from agent.fleet.order import Definition, RefusedError
+from agent.fleet.targets import Selection
+from agent.fleet.words import names, printable
+from agent.rollout.begin import EVERYWHERE, Terms, begin
+from agent.rollout.claim import claim, read_ledger, rivals
+from agent.rollout.drive import Drive
+from agent.rollout.record import Phase, Record, new_id
+from agent.rollout.seat import Seat, seat, whoami
+from agent.rollout.waves import Share
+from agent.settings import Settings
+
+AGAIN_SECONDS = 2.0
+"""Pause before a lost broker is tried again."""
+
+WELL = frozenset({Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED})
+
+
+Act = Callable[[Drive, Record], Awaitable[None]]
+"""What is done from the driver's seat."""
+
+
+def start(
+    file: Path | None, absent: str | None, *, wanted: Selection, terms: Terms, settings: Settings, output: str
+) -> int:
+    """Roll a definition out.
+
+    Args:
+        file: The definition of one guest; `-` is standard input.
+        absent: Where there is no file: the guest whose disks are taken down.
+        wanted: The hosts.
+        terms: How.
+        settings: Say which broker and which fleet.
+        output: `json` is one object about the rollout at its end, to standard output alone.
+
+    Returns:
+        0 if every wave is done, 1 if it did not begin, was stopped, or was interrupted.
+    """
+    rollout = new_id()
+    try:
+        definition = _definition(file, absent, settings)
+    except RefusedError as error:
+        return say(str(error))
+    first = partial(begin, rollout=rollout, definition=definition, wanted=wanted, terms=terms)
+    return _drive(rollout, first, _roll, settings, output)
+
+
+def resume(rollout: str, *, max_failed: Share | None, take_over: bool, settings: Settings, output: str) -> int:
+    """Go on with a rollout that was interrupted or stopped, or with its rollback; returns as `start` does.
+
+    Args:
+        rollout: Its id.
+        max_failed: How many hosts may fail from now on; None leaves it as it is.
+        take_over: Do so although somebody drives it, who is told and stops.
+        settings: Say which broker and which fleet.
+        output: As for `start`.
+    """
+
+    async def taken_up(place: Seat) -> Record:
+        record = await found(place, rollout)
+        _check_free(record, take_over=take_over)
+        if record.state and record.state.phase in {Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED}:
+            raise UnknownError(f"rollout {rollout} is {record.state.phase}, so there is nothing to go on with")
+        others = rivals(record, (await read_ledger(place.op)).records().values())
+        if others:
+            raise UnknownError(f"rollout {others[0].id} is under way on some of its hosts; wait for it, or abort it")
+        if record.state and record.state.phase is Phase.CLAIMING:
+            await place.take()
+            await claim(place.op, record)
+        if max_failed is not None:
+            limit = max_failed.at_most_of(record.plan.hosts)
+            record.plan = record.plan.model_copy(update={"max_failed": limit})
+            topic = place.op.topics.rollout(rollout, "plan")
+            await place.op.publish(topic, record.plan.model_dump_json().encode())
+        return record
+
+    async def go_on(drive: Drive, record: Record) -> None:
+        if record.state and record.state.phase is Phase.ROLLING_BACK:
+            await drive.restore()
+        else:
+            await _roll(drive, record)
+
+    return _drive(rollout, taken_up, go_on, settings, output)
+
+
+def abort(rollout: str, *, rollback: bool, settings: Settings, output: str) -> int:
+    """End a rollout, whoever drives it; what was published stays, unless it is to be rolled back.
+
+    Args:
+        rollout: Its id.
+        rollback: Restore the previous documents.
+        settings: Say which broker and which fleet.
+        output: As for `start`.
+    """
+
+    async def taken_up(place: Seat) -> Record:
+        record = await found(place, rollout)
+        if record.state and record.state.phase in WELL:
+            raise UnknownError(f"rollout {rollout} is {record.state.phase} already; `tapster rollout undo {rollout}`")
+        return record
+
+    async def end(drive: Drive, record: Record) -> None:
+        if rollback:
+            await drive.restore()
+        else:
+            wave = f"wave {record.state.wave if record.state else 0} of {record.plan.waves}"
+            await drive.stand(Phase.ABORTED, f"in {wave}, by {whoami()}; what was published stays")
+
+    return _drive(rollout, taken_up, end, settings, output)
+
+
+def undo(rollout: str, *, take_over: bool, settings: Settings, output: str) -> int:
+    """Restore on every host what it was told before a rollout; what others pushed since is left alone.
+
+    Args:
+        rollout: Its id.
+        take_over: Do so although somebody drives it.
+        settings: Say which broker and which fleet.
+        output: As for `start`.
+    """
+
+    async def taken_up(place: Seat) -> Record:
+        record = await found(place, rollout)
+        _check_free(record, take_over=take_over)
+        if record.state and record.state.phase is Phase.ROLLED_BACK:
+            raise UnknownError(f"rollout {rollout} is rolled back already")
+        return record
+
+    async def back(drive: Drive, _record: Record) -> None:
+        await drive.restore()
+
+    return _drive(rollout, taken_up, back, settings, output)
+
+
+def _definition(file: Path | None, absent: str | None, settings: Settings) -> Definition:
+    if file is None:
+        return Definition(absent or "", None)
+    definitions = read_definitions([file], settings)
+    if len(definitions) != 1:
+        guests = names([definition.guest for definition in definitions])
+        raise RefusedError(f"{file} defines {guests}; a rollout is of one guest, so that it can be stopped and undone")
+    return definitions[0]
+
+
+def _drive(rollout: str, first: Callable[[Seat], Awaitable[Record]], act: Act, settings: Settings, output: str) -> int:
+    """Begin, act from the driver's seat, and say what came of it; a broker that goes away meanwhile is waited for."""
+    begun = list[Record]()
+
+    async def work() -> tuple[Record, Drive]:
+        while True:
+            try:
+                async with seat(settings, rollout) as place:
+                    record = await (found(place, rollout) if begun else first(place))
+                    begun.append(record)
+                    return record, await _act(place, record, act, settings)
+            except BusError as error:
+                if not begun:
+                    raise
+                say(f"{error}; trying again, and Ctrl-C leaves it to `tapster rollout resume {rollout}`")
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    def show(found: tuple[Record, Drive]) -> int:
+        return _report(*found, output)
+
+    return run(work(), show, rollout)
+
+
+async def _act(place: Seat, record: Record, act: Act, settings: Settings) -> Drive:
+    if not record.whole:
+        raise UnknownError(
+            f"rollout {record.id} is not whole on the bus: waves or its state are missing; "
+            f"`tapster rollout forget {record.id}`, and begin a new one"
+        )
+    census = await take_census(place.op, EVERYWHERE, [record.plan.guest])
+    await place.take()
+    for message in await place.op.retained(place.op.topics.rollout(record.id, "driver")):
+        await place.heard(message)
+        census.take(message)
+    with progress(record) as show:
+        drive = Drive(place, record, census, limit=settings.limits.document_bytes, show=show)
+        await act(drive, record)
+    return drive
+
+
+async def _roll(drive: Drive, record: Record) -> None:
+    wave = record.state.wave if record.state else 1
+    await drive.stand(Phase.ROLLING, f"wave {wave} of {record.plan.waves}", wave=wave)
+    state = await drive.roll()
+    if state.phase is Phase.STOPPED and record.plan.rollback and not drive.overtaken:
+        say(f"{record.id} stopped: {state.message}; the previous documents are being restored")
+        await drive.restore()
+
+
+def _report(record: Record, drive: Drive, output: str) -> int:
+    state = record.state
+    if output == "json":
+        sys.stdout.write(json.dumps(as_json(record, drive.failures), indent=2) + "\n")
+    for one in list(drive.failures.values())[:20]:
+        message = "\n".join(printable(line) for line in one.message.splitlines())
+        sys.stderr.write(f"{one.host}: {one.outcome}: {message}\n")
+    if state is None:
+        return 1
+    line = f"rollout {record.id} of {record.plan.guest}: {state.phase}: {state.message}"
+    what_now = {
+        Phase.STOPPED: f"mend what failed and `tapster rollout resume {record.id}`, or take it back with "
+        f"`tapster rollout undo {record.id}`",
+        Phase.ROLLING_BACK: f"`tapster rollout resume {record.id}` looks again",
+    }.get(state.phase)
+    stream = sys.stderr if output == "json" or state.phase not in WELL else sys.stdout
+    stream.write(f"{printable(line)}\n")
+    if what_now:
+        sys.stderr.write(f"  what to do: {what_now}\n")
+    return 0 if state.phase is Phase.DONE or (state.phase in WELL and not record.plan.rollback) else 1
+
+
+def _check_free(record: Record, *, take_over: bool) -> None:
+    if record.driven and record.driver and not take_over:
+        raise UnknownError(
+            f"rollout {record.id} is driven by {record.driver.operator} now; end that with Ctrl-C there, or say "
+            "--take-over to go on with it from here"
+        )
