@@ -14,6 +14,7 @@ from agent.bus.topics import EventKind
 from agent.document import JsonDocument, SignedDocument
 from agent.events import DATA, CloudEvent, EventType
 from agent.preview import GuestPlan
+from agent.rollout.record import BeforeDocument, RolloutDriver, RolloutPlan, RolloutState, RolloutWave
 from agent.status import AgentState, GuestStatus, HostStatus
 from agent.trust import dsse
 from agent.trust.statement import CHAIN_MAX, TrustStatement
@@ -28,6 +29,11 @@ _DOCUMENTS: dict[str, type[BaseModel]] = {
     "guest-status": GuestStatus,
     "host-status": HostStatus,
     "guest-plan": GuestPlan,
+    "rollout-plan": RolloutPlan,
+    "rollout-wave": RolloutWave,
+    "rollout-state": RolloutState,
+    "rollout-driver": RolloutDriver,
+    "rollout-before": BeforeDocument,
 }
 _READ = {JsonDocument, SignedDocument, TrustStatement}
 _CHAIN: Schema = {"title": "TrustChain", "type": "array", "minItems": 1, "maxItems": CHAIN_MAX, "items": dsse.SCHEMA}
@@ -42,6 +48,9 @@ _PARAMETERS = {
     "group": "A group of hosts; all is built in.",
     "guest": "The guest's name.",
     "client": "An operator's client id.",
+    "rollout": "A rollout's id.",
+    "wave": "A wave's number, from 1.",
+    "digest": "SHA-256 of the message, in hex.",
 }
 
 
@@ -135,6 +144,7 @@ def _message(name: str, payload: Schema, content: str = "application/json") -> S
 
 
 _HOST = "hosts/{host}"
+_ROLLOUT = "rollouts/{rollout}"
 _DESIRED = ["domain-xml", "desired-document", "signed-envelope"]
 _EVENTS = {kind: [event.value for event in EventType if event.kind == kind] for kind in get_args(EventKind)}
 
@@ -151,7 +161,18 @@ _CHANNELS: list[tuple[str, str, str, list[str]]] = [
     ("replies", "operators/{client}/replies", "Answers.", ["guest-plan", "resync-answer", "status-answer"]),
     ("sync", f"{_HOST}/sync", "The agent's nonce to itself: all that is retained has come.", ["nonce"]),
     ("operator-sync", "operators/{client}/sync", "The same for an operator.", ["nonce"]),
+    ("rollout-plan", f"{_ROLLOUT}/plan", "Operators to each other: what is rolled out. Retained.", ["rollout-plan"]),
+    ("rollout-wave", f"{_ROLLOUT}/waves/{{wave}}", "Which hosts get it together. Retained.", ["rollout-wave"]),
+    ("rollout-before", f"{_ROLLOUT}/before/{{digest}}", "What hosts had before. Retained.", ["rollout-before"]),
+    ("rollout-state", f"{_ROLLOUT}/state", "Where it stands. Retained.", ["rollout-state"]),
+    ("rollout-driver", f"{_ROLLOUT}/driver", "Who drives it, and the will of that. Retained.", ["rollout-driver"]),
 ]
+
+_OPERATORS = {
+    *("replies", "operator-sync"),
+    *("rollout-plan", "rollout-wave", "rollout-before", "rollout-state", "rollout-driver"),
+}
+"""Channels that no agent has anything to do with, or only as an answer says."""
 
 _RECEIVED = {"host-desired", "group-desired", "trust", "plan-request", "resync-request", "status-request", "sync"}
 _RETAINED = {"agent", "host-desired", "group-desired", "host-status", "guest-status"}
@@ -174,7 +195,7 @@ def _channels() -> Schema:
 def _operations() -> Schema:
     operations: Schema = {}
     for name, *_ in _CHANNELS:
-        if name in {"replies", "operator-sync"}:
+        if name in _OPERATORS:
             continue
         action = "receive" if name in _RECEIVED else "send"
         binding: Schema = {"qos": 1, "bindingVersion": _MQTT}

@@ -17,6 +17,7 @@ from agent.bus.topics import (
     FleetTopics,
     HostStatusTopic,
     OperatorTopic,
+    RolloutTopic,
     Scope,
     StatusTopic,
     SyncTopic,
@@ -47,6 +48,7 @@ from tests.trust.signing import fields, sealed
 OFFICIAL = Path(__file__).parent / "asyncapi-3.0.0.json.gz"
 
 EXAMPLES = {"fleet": "f", "host": "h", "group": "g", "guest": "web", "client": "op-1"}
+EXAMPLES |= {"rollout": "k3f9qa", "wave": "1", "digest": "0" * 64}
 
 
 def faults(validator: Draft7Validator | Draft202012Validator, document: object) -> list[str]:
@@ -76,7 +78,7 @@ def test_addresses_are_those_of_the_bus() -> None:
     parsed = {type(topics.parse(channel["address"].format(**EXAMPLES))) for channel in asyncapi()["channels"].values()}
     assert parsed == {
         *(DesiredTopic, AgentTopic, HostStatusTopic, StatusTopic),
-        *(EventTopic, CommandTopic, SyncTopic, OperatorTopic, TrustTopic),
+        *(EventTopic, CommandTopic, SyncTopic, OperatorTopic, TrustTopic, RolloutTopic),
     }
     with pytest.raises(TopicError):
         topics.parse("tapster/v1/f/hosts/h/other")

@@ -16,6 +16,8 @@ from agent.bus.topics import (
     FleetTopics,
     HostStatusTopic,
     OperatorTopic,
+    RolloutPart,
+    RolloutTopic,
     Scope,
     StatusTopic,
     SyncTopic,
@@ -61,6 +63,19 @@ def test_an_operators_topics_parse_back(client: str, channel: str) -> None:
     fleet = FleetTopics("lab")
     topic = fleet.operator(client, "sync" if channel == "sync" else "replies")
     assert fleet.parse(topic) == OperatorTopic(client, "sync" if channel == "sync" else "replies")
+
+
+@given(rollout=names)
+def test_a_rollouts_topics_parse_back(rollout: str) -> None:
+    fleet = FleetTopics("lab")
+    singular: tuple[RolloutPart, ...] = ("plan", "state", "driver")
+    for part in singular:
+        assert fleet.parse(fleet.rollout(rollout, part)) == RolloutTopic(rollout, part)
+    plural: tuple[RolloutPart, ...] = ("waves", "before")
+    for part in plural:
+        assert fleet.parse(fleet.rollout(rollout, part, "1")) == RolloutTopic(rollout, part, "1")
+        with pytest.raises(TopicError):
+            fleet.parse(fleet.rollout(rollout, part))
 
 
 @given(st.text())

@@ -88,6 +88,8 @@ async def test_the_agents_session_finds_nothing_to_complain_about(broker: KitBro
         OWN.group_desired("all", "vm1"),
         OWN.trust,
         OWN.operator("x", "sync"),
+        OWN.rollout("k3f9qa", "plan"),
+        OWN.rollout("k3f9qa", "before", "0" * 64),
         f"{OWN.root}/status/more",
         "elsewhere",
     ],
@@ -106,6 +108,7 @@ async def test_a_host_may_not_read_what_is_not_its_own(broker: KitBroker) -> Non
         OTHER.agent,
         OTHER.command("plan"),
         OWN.operator("x", "replies"),
+        OWN.rollout("k3f9qa", "before", "0" * 64),
     ]
     async with alice(broker) as op, host(broker) as connection:
         await connection.follow(["tapster/#", "#", *others])
