@@ -21,6 +21,7 @@ from agent.outages import Outages
 from agent.report import Report, of_failure, of_hands_off, of_rest
 from agent.settings import ControllerSettings
 from agent.status import Phase, now
+from agent.trace import new_trace
 from reconcilers.actual import Actual, Attached, FileId, Source
 from reconcilers.errors import DiskError
 from reconcilers.look import Look
@@ -68,6 +69,7 @@ class DiskHost(Protocol):
 class _Trigger:
     cause: Cause
     at: float
+    trace_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,9 @@ class Controller:
         self._settled.set()
         self._stopping = False
 
-    def enqueue(self, keys: Iterable[DiskKey], cause: Cause) -> None:
+    def enqueue(self, keys: Iterable[DiskKey], cause: Cause, trace_id: str | None = None) -> None:
         """Have disks looked at. Those that are waiting already are looked at once, those at work once more."""
-        trigger = _Trigger(cause, time.monotonic())
+        trigger = _Trigger(cause, time.monotonic(), trace_id or new_trace())
         for key in keys:
             queue = self._again if key in self._busy else self._waiting
             queue.setdefault(key, trigger)
@@ -204,7 +206,8 @@ class Controller:
                 self._host.tell_of_release(key, report.attached.device_path)
             if report.phase is Phase.REFUSED and not report.reason.transient:
                 self._host.tell_of_writer(key)
-            report = replace(report, cause=trigger.cause, duration_s=time.monotonic() - trigger.at, began=began)
+            took = time.monotonic() - trigger.at
+            report = replace(report, cause=trigger.cause, duration_s=took, began=began, trace_id=trigger.trace_id)
             self._report(key, self._scheduled(key, await self._outages.told_in(report, key)))
 
     async def _converge(self, key: DiskKey) -> Report:
@@ -311,7 +314,7 @@ class Controller:
             pause = _dice.uniform(self._pace.retry_max / 2, self._pace.retry_max)
         if not self._stopping:
             loop = asyncio.get_running_loop()
-            self._retries[key] = loop.call_later(pause, self.enqueue, [key], Cause.RETRY)
+            self._retries[key] = loop.call_later(pause, self.enqueue, [key], Cause.RETRY, report.trace_id)
         log.info("not as desired", reason=report.reason, message=report.message, next_try_seconds=round(pause, 1))
         return replace(report, attempts=attempts, next_retry=now() + timedelta(seconds=pause))
 
@@ -329,5 +332,6 @@ def _hanging(seconds: float, trigger: _Trigger) -> Report:
         attached=None,
         cause=trigger.cause,
         duration_s=seconds,
+        trace_id=trigger.trace_id,
         attempts=1,
     )

@@ -7,7 +7,7 @@ the store before the broker is even asked, so its absence holds up nothing.
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,7 +16,7 @@ import structlog
 
 import agent
 from agent.bus.session import BusSession, Message
-from agent.bus.topics import Topics
+from agent.bus.topics import DesiredTopic, Scope, Topics
 from agent.commands import Commands
 from agent.controller import SLACK_SECONDS, Controller
 from agent.definition import Limits
@@ -30,6 +30,7 @@ from agent.settings import Settings
 from agent.status import AgentState, Capabilities, ConditionType, now
 from agent.store import Store
 from agent.store_file import StoreError
+from agent.trace import trace_of
 from agent.trust.policy import Trust
 from reconcilers.errors import DiskError
 from reconcilers.host import Host, HostAbilities, probe
@@ -148,7 +149,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set; see the function `run`."""
         with self._host.owned_runtime(), self._host.watched():
-            self._put(await self._in_store_thread(self._intake.load))
+            self._put(await self._in_store_thread(self._intake.load), {})
             await asyncio.to_thread(self._outages.load)
             await self.resync(Cause.START)
             log.info("started", host=self._settings.host, fleet=self._settings.fleet, disks=len(self._world.all_keys()))
@@ -241,17 +242,28 @@ class Daemon:
             self._reporter.show_host()
             raise
         self._reporter.host_condition(ConditionType.STORED, None, "documents are durable before they count")
-        for outcome in self._put(outcomes):
-            self._tell(outcome)
+        traces = self._traces(messages)
+        for outcome in self._put(outcomes, traces):
+            self._tell(outcome, traces[outcome.scope, outcome.name])
         self._show_trust()
         if self._intake.trust.keyring != keyring:
             await self._bus.resync()  # documents that came before their keys are judged anew
 
-    def _put(self, outcomes: Iterable[Outcome]) -> list[News]:
-        """Make outcomes part of the desired world and have their disks looked at. Returns those that are news."""
-        return [outcome for outcome in outcomes if self._put_one(outcome) and not isinstance(outcome, Unchanged)]
+    def _traces(self, messages: Sequence[Message]) -> dict[tuple[Scope, str], str]:
+        """The trace that each document belongs to; of two on one topic, the last one's."""
+        topics = ((self._topics.parse(message.topic), message.properties) for message in messages)
+        return {
+            (topic.scope, topic.guest): trace_of(properties)
+            for topic, properties in topics
+            if isinstance(topic, DesiredTopic)
+        }
 
-    def _put_one(self, outcome: Outcome) -> bool:
+    def _put(self, outcomes: Iterable[Outcome], traces: Mapping[tuple[Scope, str], str]) -> list[News]:
+        """Make outcomes part of the desired world and have their disks looked at. Returns those that are news."""
+        judged = [(outcome, self._put_one(outcome, traces.get((outcome.scope, outcome.name)))) for outcome in outcomes]
+        return [outcome for outcome, news in judged if news and not isinstance(outcome, Unchanged)]
+
+    def _put_one(self, outcome: Outcome, trace_id: str | None) -> bool:
         if isinstance(outcome, TurnedAway) and outcome.rejection.reason in NOT_KEPT:
             return True
         before = self._world.keys(outcome.name)
@@ -268,14 +280,14 @@ class Daemon:
         if news:
             keys = before | self._world.keys(outcome.name) | self._reporter.keys(outcome.name)
             self._reporter.expect(outcome.name, keys)
-            self._controller.enqueue(sorted(keys), Cause.DOCUMENT)
+            self._controller.enqueue(sorted(keys), Cause.DOCUMENT, trace_id)
             self._reporter.refresh(outcome.name)
         return news
 
-    def _tell(self, outcome: News) -> None:
-        kind, verdict = verdict_event(outcome)
+    def _tell(self, outcome: News, trace_id: str) -> None:
+        kind, verdict = verdict_event(outcome, trace_id)
         log.info("document", guest=verdict.guest, verdict=kind, reason=verdict.reason, message=verdict.message)
-        self._reporter.tell(kind, verdict.guest, verdict)
+        self._reporter.tell(kind, verdict.guest, verdict, trace_id)
 
     async def _synced(self) -> None:
         self._reporter.synced(self._bus.last_sync)

@@ -62,12 +62,14 @@ class DesiredWorld:
         self._scopes = [Scope("host", host), *(Scope("group", group) for group in (*groups, EVERY_HOST))]
         self._partial = partial
         self._guests: dict[str, dict[Scope, GuestInForce]] = {}
+        self._counts: dict[str, GuestInForce | None] = {}
         self._rejections: dict[str, dict[Scope, Rejection]] = {}
 
     def put(self, guest: GuestInForce) -> bool:
         """A document was accepted, which is news; an earlier rejection in its scope is settled by it."""
         document = guest.document
         self._guests.setdefault(document.guest, {})[document.scope] = guest
+        self._counts.pop(document.guest, None)
         self._rejections.get(document.guest, {}).pop(document.scope, None)
         return True
 
@@ -89,6 +91,7 @@ class DesiredWorld:
         if known is None or known.withdrawn:
             return news
         self._guests[guest][scope] = replace(known, withdrawn=True)
+        self._counts.pop(guest, None)
         return True
 
     def names(self) -> set[str]:
@@ -100,6 +103,13 @@ class DesiredWorld:
 
         What was signed gives way only to what is signed: neither to an unsigned document nor to an emptied topic.
         """
+        if name not in self._guests:
+            return None
+        if name not in self._counts:
+            self._counts[name] = self._chosen(name)
+        return self._counts[name]
+
+    def _chosen(self, name: str) -> GuestInForce | None:
         known = self._guests.get(name, {})
         ranked = [known[scope] for scope in self._scopes if scope in known]
         ranked = [guest for guest in ranked if guest.document.signers] or ranked

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from agent.bus.topics import EventKind, Scope
 from agent.definition import Finding
 from agent.status import Condition, Outage, Phase, Status, now
+from agent.trace import traceparent
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 
@@ -232,13 +233,20 @@ class EventSource:
         self._session = session
         self._sequence = itertools.count(1)
 
-    def event(self, type: EventType, subject: str, data: BaseModel | dict[str, JsonValue]) -> Event:  # noqa: A002
+    def event(
+        self,
+        type: EventType,  # noqa: A002
+        subject: str,
+        data: BaseModel | dict[str, JsonValue],
+        trace_id: str | None = None,
+    ) -> Event:
         """Make the next event.
 
         Args:
             type: What happened.
             subject: What it happened to: `<guest>/<target>`, `<guest>` or the host's name.
             data: The particulars.
+            trace_id: Of what set it off; told as `traceparent`, CloudEvents' extension for distributed tracing.
         """
         envelope = {
             "specversion": "1.0",
@@ -248,6 +256,7 @@ class EventSource:
             "subject": subject,
             "time": now(),
             "datacontenttype": "application/json",
+            **({"traceparent": traceparent(trace_id)} if trace_id else {}),
             "data": data,
         }
         return Event(type.kind, to_json(envelope))

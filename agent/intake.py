@@ -40,6 +40,11 @@ class Accepted:
         """The guest's name."""
         return self.guest.document.guest
 
+    @property
+    def scope(self) -> Scope:
+        """Where it stands."""
+        return self.guest.document.scope
+
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
@@ -52,6 +57,11 @@ class TurnedAway:
     def name(self) -> str:
         """The guest's name, as the topic has it."""
         return self.rejection.guest
+
+    @property
+    def scope(self) -> Scope:
+        """Where it came on."""
+        return self.rejection.scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +253,7 @@ def _overruled(document: DesiredDocument, verdict: Verdict) -> TurnedAway:
     return TurnedAway(rejection, document.generation)
 
 
-def verdict_event(outcome: News) -> tuple[EventType, DocumentVerdict]:
+def verdict_event(outcome: News, trace_id: str | None = None) -> tuple[EventType, DocumentVerdict]:
     """The event that tells of an outcome."""
     match outcome:
         case Accepted(GuestInForce(document=document)):
@@ -254,10 +264,11 @@ def verdict_event(outcome: News) -> tuple[EventType, DocumentVerdict]:
                 Reason.ACCEPTED.meaning,
                 generation=document.generation,
                 sha256=document.sha256,
+                trace_id=trace_id,
             )
         case Withdrawn(guest, scope):
             return EventType.GUEST_WITHDRAWN, DocumentVerdict.of(
-                scope, guest, Reason.WITHDRAWN, Reason.WITHDRAWN.meaning
+                scope, guest, Reason.WITHDRAWN, Reason.WITHDRAWN.meaning, trace_id=trace_id
             )
         case TurnedAway(rejection, generation):
             return _EVENT_OF_REASON.get(rejection.reason, EventType.GUEST_REJECTED), DocumentVerdict.of(
@@ -268,4 +279,5 @@ def verdict_event(outcome: News) -> tuple[EventType, DocumentVerdict]:
                 generation=generation,
                 sha256=rejection.sha256,
                 findings=rejection.findings,
+                trace_id=trace_id,
             )

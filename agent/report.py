@@ -32,6 +32,7 @@ class Report:
         cause: What made us look.
         duration_s: Seconds from that to this outcome.
         began: When the look began, on the monotonic clock.
+        trace_id: What the same trigger set off elsewhere has the same.
         attempts: Failures in a row.
         next_retry: When it is tried again by itself; None if it waits for something to happen.
         holders: Who keeps the disk from going.
@@ -46,6 +47,7 @@ class Report:
     cause: Cause = Cause.TIMER
     duration_s: float = 0.0
     began: float = 0.0
+    trace_id: str | None = None
     attempts: int = 0
     next_retry: datetime | None = None
     holders: DeviceHolders | None = None

@@ -36,6 +36,10 @@ class Publisher(Protocol):
     def trouble(self) -> str | None:
         """What is wrong between agent and broker."""
 
+    @property
+    def dropped_events(self) -> int:
+        """Events that were dropped because the broker was away for too long."""
+
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """Latest wins; never blocks."""
 
@@ -179,6 +183,7 @@ class Reporter:
             guests=len(self._world.names() | self._disks.keys()),
             capabilities=self._capabilities,
             last_sync=self._last_sync,
+            events_dropped=self._bus.dropped_events if self._bus else 0,
             conditions=tuple(self._host_conditions.values()),
         )
 
@@ -246,28 +251,34 @@ class Reporter:
             message=report.message,
             cause=report.cause,
             duration_s=round(report.duration_s, 6),
+            trace_id=report.trace_id,
             device_path=report.attached.device_path if report.attached else None,
         )
-        self.tell(EventType.DISK_PHASE, str(key), data)
+        self.tell(EventType.DISK_PHASE, str(key), data, report.trace_id)
 
     def _tell_of_guest(self, before: GuestStatus | None, status: GuestStatus) -> None:
         ready = status.conditions[-1]
-        cause = next((shown.report.cause for shown in self._disks.get(status.guest, {}).values()), Cause.DOCUMENT)
+        latest = max(
+            (shown.report for shown in self._disks.get(status.guest, {}).values()),
+            key=lambda report: report.began,
+            default=None,
+        )
         data = PhaseChange(
             guest=status.guest,
             previous=before.phase if before else None,
             phase=status.phase,
             reason=ready.reason,
             message=ready.message,
-            cause=cause,
-            duration_s=None,
+            cause=latest.cause if latest else Cause.DOCUMENT,
+            duration_s=round(latest.duration_s, 6) if latest else None,
+            trace_id=latest.trace_id if latest else None,
         )
-        self.tell(EventType.GUEST_PHASE, status.guest, data)
+        self.tell(EventType.GUEST_PHASE, status.guest, data, data.trace_id)
 
-    def tell(self, kind: EventType, subject: str, data: Status) -> None:
+    def tell(self, kind: EventType, subject: str, data: Status, trace_id: str | None = None) -> None:
         """Publish an event."""
         if self._bus is not None:
-            event = self._events.event(kind, subject, data)
+            event = self._events.event(kind, subject, data, trace_id)
             self._bus.publish_event(self._topics.event(event.kind), event.payload)
 
 

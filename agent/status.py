@@ -192,4 +192,5 @@ class HostStatus(Status):
     guests: int
     capabilities: Capabilities
     last_sync: AwareDatetime | None
+    events_dropped: Annotated[int, Field(ge=0)] = 0
     conditions: tuple[Condition, ...]
