@@ -12,9 +12,6 @@ from agent.document import digest
 from agent.status import now
 from reconcilers.reason import Reason
 
-COLUMNS = "scope_kind, scope_name, guest, sha256, reason, message, findings, at"
-"""Of a row, in order."""
-
 _REASONS = {reason.value: reason for reason in Reason}
 
 
@@ -46,7 +43,7 @@ class Rejection:
 
     @property
     def row(self) -> tuple[object, ...]:
-        """Its columns."""
+        """Its columns: scope_kind, scope_name, guest, sha256, reason, message, findings, at."""
         findings = [(one.reason, one.message, one.path, one.line) for one in self.findings]
         return (
             *(self.scope.kind, self.scope.name, self.guest),

@@ -26,7 +26,25 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.log import LogFormat
-from agent.options import FILE_VARIABLE, PREFIX, Option, Unit, options, unknown_keys, unknown_variables
+from agent.options import FILE_VARIABLE, PREFIX, Option, options, unknown_keys, unknown_variables
+from agent.setting_kinds import (
+    AbsolutePath,
+    Bytes,
+    Count,
+    DevicePattern,
+    ImagePool,
+    LabelName,
+    LabelText,
+    Name,
+    Seconds,
+    SecretPath,
+    Server,
+    TapFormat,
+    WholeSeconds,
+    from_commas,
+    from_pairs,
+    no_builtin,
+)
 from reconcilers.blktap.kinds import ServerKind
 from reconcilers.pools import Pools
 from reconcilers.spec import Format
@@ -43,57 +61,6 @@ def host_name() -> str:
     return re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower()).lstrip(".-")[:63]
 
 
-def _no_truth(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("true and false are no numbers")  # noqa: TRY004 - pydantic reports ValueError only
-    return value
-
-
-def _from_commas(value: object) -> object:
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
-
-
-def _from_pairs(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-    if not all(equals for _, equals, _ in pairs):
-        raise ValueError("as one text, labels are written site=ams,rack=12")
-    return {name.strip(): text.strip() for name, _, text in pairs}
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("it would depend on the folder that the agent is started from")
-    return path
-
-
-def _no_builtin(groups: tuple[str, ...]) -> tuple[str, ...]:
-    if "all" in groups:
-        raise ValueError("every host is in the group 'all' already; leave it out")
-    return groups
-
-
-def _no_kernel_tree(path: Path) -> Path:
-    if ".." in path.parts or any(path.is_relative_to(tree) for tree in ("/proc", "/sys")):
-        raise ValueError("a pool is a folder of files on a disk, named without '..'")
-    return path
-
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
-LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
-LabelText = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,63}$")]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-ImagePool = Annotated[AbsolutePath, AfterValidator(_no_kernel_tree)]
-DevicePattern = Annotated[str, Field(pattern=r"^/dev/[^/].*$")]
-Count = Annotated[int, BeforeValidator(_no_truth)]
-Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
-WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
-Bytes = Annotated[int, BeforeValidator(_no_truth), Unit("bytes")]
-Server = Literal[ServerKind.TAPDISK, ServerKind.STORAGE_DAEMON]
-TapFormat = Literal[Format.AIO, Format.QCOW, Format.QCOW2, Format.VHD, Format.VHDX, Format.VDI, Format.QED, Format.VMDK]
-
-
 class Section(BaseModel):
     """Base of every table in the file: frozen, and an unknown key is an error."""
 
@@ -103,19 +70,19 @@ class Section(BaseModel):
 class TlsSettings(Section):
     """Certificates towards the broker."""
 
-    ca_file: AbsolutePath | None = Field(
+    ca_file: SecretPath | None = Field(
         None,
         description="Certificates (PEM) that may sign the broker's. Setting it turns on TLS, 1.2 or newer.",
         examples=["/etc/tapster/ca.pem"],
     )
-    cert_file: AbsolutePath | None = Field(
+    cert_file: SecretPath | None = Field(
         None,
         description="This host's certificate (PEM); its CN is the host's name. Needs key_file and ca_file.",
         examples=["/etc/tapster/host.pem"],
     )
-    key_file: AbsolutePath | None = Field(
+    key_file: SecretPath | None = Field(
         None,
-        description="The key (PEM) of cert_file, readable by root only.",
+        description="The key (PEM) of cert_file, readable by root only; or credential:NAME, of systemd.",
         examples=["/etc/tapster/host.key"],
     )
 
@@ -141,9 +108,10 @@ class BrokerSettings(Section):
     username: str | None = Field(
         None, min_length=1, description="User at the broker. Not set: the host's name.", examples=["db1"]
     )
-    password_file: AbsolutePath | None = Field(
+    password_file: SecretPath | None = Field(
         None,
-        description="File with the password and nothing else. Not set: no user and no password are sent.",
+        description="File with the password and nothing else, or credential:NAME for one of systemd. "
+        "Not set: no user and no password are sent.",
         examples=["/etc/tapster/password"],
     )
     keepalive: WholeSeconds = Field(
@@ -197,12 +165,12 @@ class PathSettings(Section):
 class ImageSettings(Section):
     """What of the host guests may be given."""
 
-    pools: Annotated[tuple[ImagePool, ...], BeforeValidator(_from_commas)] = Field(
+    pools: Annotated[tuple[ImagePool, ...], BeforeValidator(from_commas)] = Field(
         (Path("/var/lib/tapster/images"), Path("/var/lib/libvirt/images")),
         description="Folders whose files may be images. In them no link is followed and no mount point crossed; a "
         "mount point below a pool is a pool of its own.",
     )
-    devices: Annotated[tuple[DevicePattern, ...], BeforeValidator(_from_commas)] = Field(
+    devices: Annotated[tuple[DevicePattern, ...], BeforeValidator(from_commas)] = Field(
         (),
         description="Block devices that may be sources, by what the kernel and device mapper call them: /dev/sd[b-z], "
         "/dev/mapper/guests-*. None: no block devices.",
@@ -260,13 +228,13 @@ class PolicySettings(Section):
 class BlktapSettings(Section):
     """User-space block servers, one process a disk."""
 
-    servers: Annotated[tuple[Server, ...], BeforeValidator(_from_commas)] = Field(
+    servers: Annotated[tuple[Server, ...], BeforeValidator(from_commas)] = Field(
         (ServerKind.TAPDISK, ServerKind.STORAGE_DAEMON),
         description="Servers that may be used, the preferred first; one that the host lacks, or that lacks what a disk "
         "needs, is passed over. None: no blktap disks.",
     )
     start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")
-    formats: Annotated[tuple[TapFormat, ...], BeforeValidator(_from_commas)] = Field(
+    formats: Annotated[tuple[TapFormat, ...], BeforeValidator(from_commas)] = Field(
         (
             Format.AIO,
             Format.QCOW,
@@ -324,10 +292,10 @@ class Settings(BaseSettings):
         examples=["db1"],
     )
     fleet: Name = Field("default", description="The fleet that the host belongs to; a level of every topic.")
-    labels: Annotated[dict[LabelName, LabelText], BeforeValidator(_from_pairs)] = Field(
+    labels: Annotated[dict[LabelName, LabelText], BeforeValidator(from_pairs)] = Field(
         {}, description="What selectors of `tapster rollout -l` match, for example site and rack."
     )
-    groups: Annotated[tuple[Name, ...], BeforeValidator(_from_commas), AfterValidator(_no_builtin)] = Field(
+    groups: Annotated[tuple[Name, ...], BeforeValidator(from_commas), AfterValidator(no_builtin)] = Field(
         (), description="Groups whose documents the host follows. Every host is in 'all' besides."
     )
     broker: BrokerSettings = Field(BrokerSettings(), description="The MQTT broker and the session with it.")

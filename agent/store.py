@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agent.document import DesiredDocument, Scope
-from agent.rejection import COLUMNS, Rejection
+from agent.rejection import Rejection
 from agent.status import now
 from agent.store_file import DAMAGED, StoreError, explained, open_file, quick_check
 from agent.trust.policy import TrustRecord
@@ -31,7 +31,7 @@ _SELECT_DOCUMENTS = """
            signers
     FROM document ORDER BY scope_kind, scope_name, guest
 """
-_SELECT_REJECTIONS = f"SELECT {COLUMNS} FROM rejection"  # noqa: S608 - a constant
+_SELECT_REJECTIONS = "SELECT scope_kind, scope_name, guest, sha256, reason, message, findings, at FROM rejection"
 _SELECT_TRUST = "SELECT version, statement, root FROM trust"
 _REPLACE_TRUST = "INSERT OR REPLACE INTO trust (one, version, statement, root) VALUES (1, ?, ?, ?)"
 _COUNT_DOCUMENTS = """

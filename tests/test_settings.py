@@ -56,6 +56,18 @@ def test_the_file_is_read_and_the_environment_wins_option_by_option(
     assert settings.policy.partial is False
 
 
+def test_a_secret_may_be_a_credential_of_systemd(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('[broker]\npassword_file = "credential:broker"\n[broker.tls]\nca_file = "credential:ca.pem"\n')
+    assert "password_file = 'credential:broker'" in problems(file)
+    assert "systemd gives this process no credentials" in problems(file)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load(file).broker.password_file == tmp_path / "broker"
+    assert load(file).broker.tls.ca_file == tmp_path / "ca.pem"
+    for name in ("", "..", "../x", "/etc/shadow"):
+        file.write_text(f'[broker]\npassword_file = "credential:{name}"\n')
+        assert "a credential's name is a file name" in problems(file)
+
+
 def test_lists_and_labels_are_comma_separated_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('groups = ["old"]\n')
     monkeypatch.setenv("TAPSTER_GROUPS", "web, canary")

@@ -110,6 +110,12 @@ class Bench:
         """Whether the agent's process is there."""
         return self._agent is not None and self._agent.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The agent's process."""
+        assert isinstance(self._agent, subprocess.Popen)
+        return self._agent.pid
+
     def log_lines(self) -> list[dict[str, Any]]:
         """The agent's log so far, parsed."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]

@@ -73,7 +73,7 @@ def configuration(port: int, folder: Path) -> str:
 
 
 def _become(command: list[str]) -> NoReturn:
-    os.execv(command[0], command)  # noqa: S606
+    os.execv(command[0], command)  # noqa: S606  # nosec B606
 
 
 def _check_free(port: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import quoteattr  # it writes XML and reads none  # nosec B406
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import EVERY_HOST, DesiredTopic, TopicError

@@ -14,6 +14,7 @@ import pytest
 
 from agent.settings import TlsSettings
 from tests.broker_kit.kit import Certificates, KitBroker
+from tests.running.leaks import leaks
 from tests.workbench import FLEET, FOLDER_PREFIX, Bench, domain, loop_disk
 
 
@@ -104,3 +105,14 @@ def test_an_agent_with_an_expired_certificate_says_so_and_goes_on_with_the_new_o
     bench.wait_synced()
     bench.absent("web")
     bench.until_guest("web", "Down")
+
+
+def test_the_private_key_is_told_to_nobody(bench: TlsBench) -> None:
+    assert bench.tls.key_file is not None
+    _, *lines, _ = bench.tls.key_file.read_text().splitlines()
+    bench.push_disks("web", loop_disk("vda", bench.image("web")))
+    bench.until_phase("web", "vda", "Up")
+    bench.absent("web")
+    bench.until_guest("web", "Down")
+    assert len(lines) > 1
+    assert [place for line in lines for place in leaks(bench, line)] == []

@@ -13,7 +13,7 @@ from reconcilers.blktap.tap import TapFolder
 from reconcilers.blktap.tapdisk import tap_ctl
 from reconcilers.blktap.tapdisk.tap_ctl import TapCtlError
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - tapdisk's choice, not ours
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - tapdisk's choice, not ours  # nosec B108
 
 
 async def clear_away(tap: TapFolder, *, within: float) -> None:
