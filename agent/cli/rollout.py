@@ -15,13 +15,14 @@ from agent.fleet.census import take_census
 from agent.fleet.order import Definition, RefusedError
 from agent.fleet.targets import Selection
 from agent.fleet.words import names, printable
-from agent.rollout.begin import EVERYWHERE, Terms, begin
+from agent.rollout.begin import EVERYWHERE, NO_BLIND_SEAL, Terms, begin
 from agent.rollout.claim import claim, read_ledger, rivals
 from agent.rollout.drive import Drive
 from agent.rollout.record import Phase, Record, new_id
 from agent.rollout.seat import Seat, seat, whoami
 from agent.rollout.waves import Share
 from agent.settings import Settings
+from agent.trust.seal import Seal
 
 AGAIN_SECONDS = 2.0
 """Pause before a lost broker is tried again."""
@@ -55,7 +56,7 @@ def start(
     except RefusedError as error:
         return say(str(error))
     first = partial(begin, rollout=rollout, definition=definition, wanted=wanted, terms=terms)
-    return _drive(rollout, first, _roll, settings, output)
+    return _drive(rollout, first, _roll, settings, output, seal=terms.seal)
 
 
 def resume(rollout: str, *, max_failed: Share | None, take_over: bool, settings: Settings, output: str) -> int:
@@ -72,6 +73,7 @@ def resume(rollout: str, *, max_failed: Share | None, take_over: bool, settings:
     async def taken_up(place: Seat) -> Record:
         record = await found(place, rollout)
         _check_free(record, take_over=take_over)
+        _check_unsigned(record)
         if record.state and record.state.phase in {Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED}:
             raise UnknownError(f"rollout {rollout} is {record.state.phase}, so there is nothing to go on with")
         others = rivals(record, (await read_ledger(place.op)).records().values())
@@ -114,6 +116,7 @@ def abort(rollout: str, *, rollback: bool, settings: Settings, output: str) -> i
 
     async def end(drive: Drive, record: Record) -> None:
         if rollback:
+            _check_unsigned(record)
             await drive.restore()
         else:
             wave = f"wave {record.state.wave if record.state else 0} of {record.plan.waves}"
@@ -139,7 +142,8 @@ def undo(rollout: str, *, take_over: bool, settings: Settings, output: str) -> i
             raise UnknownError(f"rollout {rollout} is rolled back already")
         return record
 
-    async def back(drive: Drive, _record: Record) -> None:
+    async def back(drive: Drive, record: Record) -> None:
+        _check_unsigned(record)
         await drive.restore()
 
     return _drive(rollout, taken_up, back, settings, output)
@@ -155,7 +159,15 @@ def _definition(file: Path | None, absent: str | None, settings: Settings) -> De
     return definitions[0]
 
 
-def _drive(rollout: str, first: Callable[[Seat], Awaitable[Record]], act: Act, settings: Settings, output: str) -> int:
+def _drive(
+    rollout: str,
+    first: Callable[[Seat], Awaitable[Record]],
+    act: Act,
+    settings: Settings,
+    output: str,
+    *,
+    seal: Seal | None = None,
+) -> int:
     """Begin, act from the driver's seat, and say what came of it; a broker that goes away meanwhile is waited for."""
     begun = list[Record]()
 
@@ -165,9 +177,9 @@ def _drive(rollout: str, first: Callable[[Seat], Awaitable[Record]], act: Act, s
                 async with seat(settings, rollout) as place:
                     record = await (found(place, rollout) if begun else first(place))
                     begun.append(record)
-                    return record, await _act(place, record, act, settings)
+                    return record, await _act(place, record, act, settings, seal=seal)
             except BusError as error:
-                if not begun:
+                if not begun or seal is not None:
                     raise
                 say(f"{error}; trying again, and Ctrl-C leaves it to `tapster rollout resume {rollout}`")
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -178,7 +190,7 @@ def _drive(rollout: str, first: Callable[[Seat], Awaitable[Record]], act: Act, s
     return run(work(), show, rollout)
 
 
-async def _act(place: Seat, record: Record, act: Act, settings: Settings) -> Drive:
+async def _act(place: Seat, record: Record, act: Act, settings: Settings, *, seal: Seal | None) -> Drive:
     if not record.whole:
         raise UnknownError(
             f"rollout {record.id} is not whole on the bus: waves or its state are missing; "
@@ -190,7 +202,7 @@ async def _act(place: Seat, record: Record, act: Act, settings: Settings) -> Dri
         await place.heard(message)
         census.take(message)
     with progress(record) as show:
-        drive = Drive(place, record, census, limit=settings.limits.document_bytes, show=show)
+        drive = Drive(place, record, census, limit=settings.limits.document_bytes, seal=seal, show=show)
         await act(drive, record)
     return drive
 
@@ -224,6 +236,11 @@ def _report(record: Record, drive: Drive, output: str) -> int:
     if what_now:
         sys.stderr.write(f"  what to do: {what_now}\n")
     return 0 if state.phase is Phase.DONE or (state.phase in WELL and not record.plan.rollback) else 1
+
+
+def _check_unsigned(record: Record) -> None:
+    if record.plan.signed:
+        raise RefusedError(f"rollout {record.id}: {NO_BLIND_SEAL}")
 
 
 def _check_free(record: Record, *, take_over: bool) -> None:

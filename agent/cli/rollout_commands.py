@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agent.cli.options import Config, Every, Hosts, Labels, Output, Template, meant, settings_from
+from agent.cli.options import (
+    Config,
+    Every,
+    Hosts,
+    Labels,
+    Output,
+    Passphrase,
+    Sign,
+    Template,
+    meant,
+    seal_from,
+    settings_from,
+)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The rollout, as `tapster rollout history` has it.")]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="Although somebody drives it, who is told and stops.")]
@@ -45,6 +57,8 @@ def start(
     max_failed: Annotated[str, typer.Option(help="Hosts that may fail in all, or percent of all.")] = "2%",
     timeout: Annotated[str, typer.Option(help="For each wave; who is silent by then has failed.")] = "5m",
     rollback: Annotated[bool, typer.Option("--rollback", help="Restore what was there when too many fail.")] = False,
+    sign: Sign = None,
+    passphrase_file: Passphrase = None,
     config: Config = None,
     output: Output = "table",
 ) -> None:
@@ -57,11 +71,17 @@ def start(
     wanted = meant(host, selector, every=every)
     if wanted is None:
         raise typer.BadParameter("say for which hosts: --host, -l or --all", param_hint="-l")
+    settings = settings_from(config)
     terms = Terms(
-        canary, _share(wave, "--wave"), _share(max_failed, "--max-failed"), _seconds(timeout), rollback, template
+        canary=canary,
+        wave=_share(wave, "--wave"),
+        max_failed=_share(max_failed, "--max-failed"),
+        seconds=_seconds(timeout),
+        rollback=rollback,
+        template=template,
+        seal=seal_from(sign, passphrase_file, settings),
     )
-    code = command.start(file, absent, wanted=wanted, terms=terms, settings=settings_from(config), output=output)
-    raise typer.Exit(code)
+    raise typer.Exit(command.start(file, absent, wanted=wanted, terms=terms, settings=settings, output=output))
 
 
 @app.command()

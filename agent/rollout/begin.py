@@ -12,8 +12,16 @@ from agent.rollout.record import HostEntry, Phase, Record, RolloutPlan, RolloutS
 from agent.rollout.seat import Seat
 from agent.rollout.waves import Share, split
 from agent.status import now
+from agent.trust.seal import Seal
 
 EVERYWHERE = Selection(every=True)
+
+NO_BLIND_SEAL = (
+    "its documents are signed, and a key must not sign what the bus says, of hosts or of what was there before; begin "
+    "a new rollout from the file, with --sign (hosts that have it already are not disturbed), also to bring a previous "
+    "definition back"
+)
+"""Why a signed rollout is not gone on with and not taken back: who can write on the bus could have anything signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Terms:
     seconds: float
     rollback: bool
     template: bool
+    seal: Seal | None = None
 
 
 async def begin(place: Seat, rollout: str, definition: Definition, wanted: Selection, terms: Terms) -> Record:
@@ -54,6 +63,7 @@ async def begin(place: Seat, rollout: str, definition: Definition, wanted: Selec
         max_failed=terms.max_failed.at_most_of(len(targets)),
         timeout_s=terms.seconds,
         rollback=terms.rollback,
+        signed=terms.seal is not None,
         operator=place.me.operator,
         started_at=now(),
     )
@@ -75,6 +85,8 @@ def _check(definition: Definition, targets: list[Target], census: Census, terms:
     """Refuse at the start what would only be found out in the middle."""
     for target in targets:
         filled(definition, target, template=terms.template)
+    if terms.rollback and terms.seal is not None:
+        raise RefusedError(NO_BLIND_SEAL)
     if terms.rollback:
         unclear = [
             target.host for target in targets if documents_before(census, target.host, definition.guest) == "unknown"

@@ -17,10 +17,11 @@ from agent.fleet.delivery import Delivery, standing
 from agent.fleet.follow import TICK_SECONDS, Follower
 from agent.fleet.words import counted, names
 from agent.rollout.decision import STOPS, Situation, Step, decide
-from agent.rollout.prepare import prepare, restoring
+from agent.rollout.prepare import Prepared, prepare, restoring
 from agent.rollout.record import Phase, Record, RolloutState, RolloutWave, wave_message
 from agent.rollout.seat import Seat
 from agent.status import now
+from agent.trust.seal import Seal
 
 
 @dataclass(slots=True)
@@ -64,17 +65,26 @@ class Drive:
         record: What is kept of the rollout; goes on with it.
         census: Its guest on all hosts; kept up to date.
         limit: Bytes that a document may have.
+        seal: Signs documents; None leaves them unsigned.
         show: Called whenever there is something new to show.
     """
 
     def __init__(
-        self, seat: Seat, record: Record, census: Census, *, limit: int, show: Callable[[Tally], None]
+        self,
+        seat: Seat,
+        record: Record,
+        census: Census,
+        *,
+        limit: int,
+        seal: Seal | None,
+        show: Callable[[Tally], None],
     ) -> None:
         self._seat = seat
         self._op = seat.op
         self._record = record
         self._census = census
         self._limit = limit
+        self._seal = seal
         self._show = show
         self._loop = asyncio.get_running_loop()
         self._sent: defaultdict[str, set[str]] = defaultdict(set)
@@ -174,7 +184,7 @@ class Drive:
         """Find out what became of the waves before the one that it stands at, which had their time."""
         at = self._record.state.wave if self._record.state else 1
         for number in range(1, at):
-            wave, _, deliveries = prepare(self._record.plan, self._record.waves[number], self._census, self._limit)
+            wave, _, deliveries = self._prepared(self._record.waves[number])
             follower = Follower(self._census.fleet, deliveries, self._loop.time())
             self._wave = _Wave(number, deliveries, follower, deadline=self._loop.time())
             self._remember(wave, deliveries)
@@ -201,7 +211,7 @@ class Drive:
 
     async def _publish(self) -> None:
         record, topics = self._record, self._op.topics
-        wave, before, deliveries = prepare(record.plan, record.waves[self._wave.number], self._census, self._limit)
+        wave, before, deliveries = self._prepared(record.waves[self._wave.number])
         if wave != record.waves[wave.number]:
             kept = [(topics.rollout(record.id, "before", key), one.payload) for key, one in before.items()]
             await self._op.publish_all(kept)
@@ -211,6 +221,9 @@ class Drive:
         self._wave.deliveries = deliveries
         self._remember(wave, deliveries)
         await self._deliver()
+
+    def _prepared(self, wave: RolloutWave) -> Prepared:
+        return prepare(self._record.plan, wave, self._census, limit=self._limit, seal=self._seal)
 
     def _remember(self, wave: RolloutWave, deliveries: list[Delivery]) -> None:
         mine = {one.host for one in deliveries if not one.over}

@@ -4,9 +4,10 @@ from agent.definition import DocumentRejected
 from agent.document import digest
 from agent.fleet.census import Census
 from agent.fleet.delivery import Delivery
-from agent.fleet.order import Definition, RefusedError, filled
-from agent.fleet.targets import Target
+from agent.fleet.order import Definition, Order, filled, number
+from agent.fleet.targets import Selection, Target
 from agent.rollout.record import BeforeDocument, HostEntry, Record, RolloutPlan, RolloutWave
+from agent.trust.seal import Seal
 
 __all__ = ["Prepared", "documents_before", "prepare", "restoring"]
 
@@ -14,7 +15,7 @@ Prepared = tuple[RolloutWave, dict[str, BeforeDocument], list[Delivery]]
 """A wave with all that is to be kept of it, the documents from before it, and its documents with their outcomes."""
 
 
-def prepare(plan: RolloutPlan, wave: RolloutWave, census: Census, limit: int) -> Prepared:
+def prepare(plan: RolloutPlan, wave: RolloutWave, census: Census, *, limit: int, seal: Seal | None = None) -> Prepared:
     """Make a wave ready to be published; one that was made ready before comes out as it was.
 
     A document that somebody else has pushed since is left alone: its delivery is over, and overtaken.
@@ -24,13 +25,16 @@ def prepare(plan: RolloutPlan, wave: RolloutWave, census: Census, limit: int) ->
         wave: The wave.
         census: Hosts, documents and statuses as they are now.
         limit: Bytes that a document may have.
+        seal: Signs the documents that are still to be published.
 
     Raises:
         RefusedError: A source can't be filled in for a host, or its document is too large.
     """
     entries, before, deliveries = list[HostEntry](), dict[str, BeforeDocument](), list[Delivery]()
     for entry in wave.hosts:
-        delivery = _delivery(plan, entry, census, limit)
+        delivery = _delivery(plan, entry, census)
+        if not delivery.payload and not delivery.over:
+            _complete(delivery, entry, census, limit, seal)
         deliveries.append(delivery)
         if entry.sha256 is not None:
             entries.append(entry.model_copy(update={"sha256": entry.sha256 if delivery.over else delivery.sha256}))
@@ -50,7 +54,7 @@ def prepare(plan: RolloutPlan, wave: RolloutWave, census: Census, limit: int) ->
     return RolloutWave(number=wave.number, hosts=tuple(entries)), before, deliveries
 
 
-def _delivery(plan: RolloutPlan, entry: HostEntry, census: Census, limit: int) -> Delivery:
+def _delivery(plan: RolloutPlan, entry: HostEntry, census: Census) -> Delivery:
     target = Target(entry.host, census.fleet.hosts.get(entry.host))
     message, now = census.own_message(entry.host, plan.guest), census.own(entry.host, plan.guest)
     delivery = Delivery(entry.host, plan.guest, plan.definition)
@@ -62,13 +66,13 @@ def _delivery(plan: RolloutPlan, entry: HostEntry, census: Census, limit: int) -
         delivery.settle("overtaken", f"somebody else pushed generation {now.generation} of it since")
         return delivery
     delivery.xml = filled(Definition(plan.guest, plan.definition), target, template=plan.template)
-    delivery.number(census.generation(entry.host, plan.guest) + 1 if entry.generation is None else entry.generation)
-    if len(delivery.payload) > limit:
-        raise RefusedError(
-            f"guest {plan.guest!r}: the document for {entry.host} has {len(delivery.payload)} bytes and hosts take "
-            f"{limit} (limits.document_bytes)"
-        )
     return delivery
+
+
+def _complete(delivery: Delivery, entry: HostEntry, census: Census, limit: int, seal: Seal | None) -> None:
+    """Number and seal a document that is still to be published; it keeps the number that was chosen for it before."""
+    order = Order(Selection(hosts=(entry.host,)), entry.generation, seal=seal)
+    number(delivery, [delivery], census, order, limit)
 
 
 def documents_before(census: Census, host: str, guest: str) -> BeforeDocument | str:

@@ -55,6 +55,7 @@ class RolloutPlan(Status):
         max_failed: How many hosts may fail in all.
         timeout_s: Seconds for each wave; a host that has not done it by then has failed.
         rollback: Whether the previous documents are restored when too many fail.
+        signed: Whether its documents are signed; the key is the operator's, and never here.
         operator: Who started it.
         started_at: When, by the clock of that operator's machine.
     """
@@ -69,6 +70,7 @@ class RolloutPlan(Status):
     max_failed: Count
     timeout_s: Annotated[float, Field(gt=0)]
     rollback: bool
+    signed: bool
     operator: str
     started_at: AwareDatetime
 

@@ -10,8 +10,10 @@ import pytest
 from agent.bus.operator import operator
 from agent.bus.topics import Topics
 from agent.settings import Settings
+from agent.status import Phase
+from agent.trust.keys import PrivateKey
 from reconcilers.reason import Reason
-from tests.cli_operator.fake_host import Answer, Fake, Put, birth, failing, fake_fleet, up
+from tests.cli_operator.fake_host import Answer, Fake, Put, birth, disk, failing, fake_fleet, guest, up
 from tests.cli_operator.test_targets import Tapster
 from tests.rollout.conftest import definition
 
@@ -228,3 +230,20 @@ def test_forgotten_rollouts_are_gone_and_unknown_ones_said(settings: Settings, t
             assert (code, out) == (1, "")
             assert f"there is no rollout {shown['id']!r} on the bus; `tapster rollout history` lists them" in err
         assert images(settings) == {"h1": "new", "h2": "new"}
+
+
+def test_a_signed_rollout_signs_what_is_in_the_file_and_nothing_that_the_bus_says(
+    settings: Settings, tapster: Tapster, file: Path, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    PrivateKey.new().save(key)
+    hosts = {name: Fake(lambda _, sha256: guest(disk("vda", Phase.UP), sha256=sha256)) for name in ("a", "b")}
+    with fake_fleet(settings, hosts):
+        code, _, err = rollout(tapster, file, "--all", "--sign", key, "--rollback")
+        assert code == 1
+        assert "a key must not sign what the bus says" in err
+        code, shown, err = rollout(tapster, file, "--all", "--sign", key)
+        assert code == 0, err
+        assert all(one["payloadType"] for one in told(settings).values())
+        for command in ("undo", "resume"):
+            assert "a key must not sign what the bus says" in tapster("rollout", command, shown["id"])[2]
