@@ -237,11 +237,20 @@ def events(
 @app.command()
 def watch(
     guest: Guest = None,
+    *,
     host: Hosts = None,
     selector: Labels = None,
+    sort: Annotated[
+        Literal["host", "guest", "target", "phase", "backend", "size", "since", "why"],
+        typer.Option(help="The column to sort by; the arrow keys change it."),
+    ] = "phase",
+    text: Annotated[str, typer.Option("--filter", help="Only lines that contain this; / changes it.")] = "",
+    trouble: Annotated[bool, typer.Option("--trouble", help="Only what is not as it should be; t changes it.")] = False,
     config: Config = None,
 ) -> None:
-    """Follow the status as it changes. Ctrl-C ends it."""
+    """Follow the status as it changes, on a full screen; in a pipe, a line for each change. q or Ctrl-C ends it."""
     from agent.cli import watch as command
+    from agent.cli.screen import View
 
-    raise typer.Exit(command.run(wanted=meant(host, selector), guest=guest, settings=settings_from(config)))
+    wanted, view = meant(host, selector), View(sort=sort, text=text, trouble=trouble)
+    raise typer.Exit(command.run(wanted=wanted, guest=guest, view=view, settings=settings_from(config)))
