@@ -139,6 +139,7 @@ class Daemon:
             max_bytes=settings.limits.document_bytes,
             max_disks=settings.limits.disks_per_guest,
             max_depth=settings.limits.xml_depth,
+            max_layers=settings.limits.backing_layers,
         )
         topics = Topics(settings.fleet, settings.host)
         record = await asyncio.get_running_loop().run_in_executor(store_thread, store.trust)

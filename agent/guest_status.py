@@ -11,6 +11,7 @@ from agent.document import DesiredDocument
 from agent.report import Report
 from agent.status import (
     AT_REST,
+    BackingImage,
     Condition,
     ConditionType,
     DiskError,
@@ -144,6 +145,7 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
         device=disk.device if disk else Device.DISK,
         phase=report.phase,
         source=disk.source if disk else None,
+        backing=_backing(disk, attached),
         requested=Requested(backend=disk.backend if disk else None, format=disk.format if disk else None),
         effective=Effective(backend=attached.backend, format=attached.format, server=attached.server)
         if attached
@@ -168,6 +170,11 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
 def _in_use(holders: DeviceHolders) -> InUse:
     processes = tuple(ProcessHolder(pid=one.pid, name=one.name) for one in holders.processes)
     return InUse(processes=processes, mounts=holders.mounts, devices=holders.devices)
+
+
+def _backing(disk: DiskDefinition | None, attached: Attached | None) -> tuple[BackingImage, ...]:
+    chain = attached.chain if attached else disk.spec.chain if disk and disk.spec else ()
+    return tuple(BackingImage(source=layer.path, format=layer.format) for layer in chain)
 
 
 def _unhonoured(disk: DiskDefinition | None, attached: Attached | None) -> tuple[str, ...]:

@@ -189,6 +189,7 @@ class LimitSettings(Section):
     document_bytes: Bytes = Field(262144, ge=1024, le=16_777_216, description="Largest desired document.")
     disks_per_guest: Count = Field(256, ge=1, le=4096, description="Most disks in one definition.")
     xml_depth: Count = Field(64, ge=8, le=255, description="Deepest nesting of elements in one definition.")
+    backing_layers: Count = Field(8, ge=0, le=32, description="Most images below that of a disk.")
     guests: Count = Field(10000, ge=1, le=1_000_000, description="Most guests on this host.")
 
 

@@ -125,13 +125,21 @@ class Outage(Status):
     message: str
 
 
+class BackingImage(Status):
+    """An image below the one that a disk writes to."""
+
+    source: str
+    format: Format
+
+
 class DiskStatus(Status):
-    """One disk of a guest."""
+    """One disk of a guest. `backing` is what it stands on, the uppermost first."""
 
     target: str
     device: Device
     phase: Phase
     source: str | None
+    backing: tuple[BackingImage, ...] = ()
     requested: Requested
     effective: Effective | None = None
     device_path: str | None = None

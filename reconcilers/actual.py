@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reconcilers.reason import Reason
-from reconcilers.spec import Backend, Format
+from reconcilers.spec import Backend, Format, Layer
 from reconcilers.tuning import Tuning
 
 SECTOR = 512
@@ -73,6 +73,7 @@ class Attached:
         server_alive: Whether what serves it is there: a tap's server, the storage under a loop device's image, the very
             block device that was claimed. Without it, reads and writes fail.
         linked: Whether the stable path points to `device_path`.
+        below: The images below the one that is served, the uppermost first, each with which file it is.
         server_answers: False only for a server that runs, has requests to do and does not react. What else is said
             here of such a disk is what was seen last, since asking its device would hang.
         damage: What the server found wrong with the image while it served it.
@@ -94,7 +95,18 @@ class Attached:
     server_alive: bool
     linked: bool
     server_answers: bool = True
+    below: tuple[tuple[Layer, FileId], ...] = ()
     damage: str | None = None
+
+    @property
+    def chain(self) -> tuple[Layer, ...]:
+        """The images below, as a definition has them."""
+        return tuple(layer for layer, _ in self.below)
+
+    @property
+    def identities(self) -> frozenset[FileId]:
+        """Every file that it has open."""
+        return frozenset({self.identity, *(identity for _, identity in self.below)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from reconcilers.actual import Attached
+from reconcilers.actual import Attached, FileId, SourceKind
+from reconcilers.errors import DiskError
 from reconcilers.exclusive import claim
 from reconcilers.images import Verdict, judge
+from reconcilers.reason import Reason
 from reconcilers.source import OpenSource, Pin, inspected, opened
-from reconcilers.spec import Backend, DiskKey, DiskSpec
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 
 
 class Reconciler(Protocol):
@@ -51,10 +53,22 @@ class Reconciler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckedSource:
-    """An open source whose header is what was declared, and what else is to be known of it."""
+    """An open source whose header is what was declared, and what else is to be known of it.
+
+    Attributes:
+        image: The source, open as it will be served.
+        verdict: On its header.
+        below: The images below it, open for reading only, the uppermost first.
+    """
 
     image: OpenSource
     verdict: Verdict
+    below: tuple["CheckedSource", ...] = ()
+
+    @property
+    def identities(self) -> frozenset[FileId]:
+        """Every file that is open."""
+        return frozenset({self.image.source.identity, *(each.image.source.identity for each in self.below)})
 
 
 @asynccontextmanager
@@ -88,27 +102,56 @@ async def claimed_source(spec: DiskSpec, pin: Pin, replacing: Reconciler | None)
     """
     async with checked_source(spec, pin, claimed=replacing is None) as checked:
         if replacing:
-            await _claim_from(replacing, spec, checked.image)
+            await _claim_from(replacing, spec, checked)
         yield checked
 
 
-async def _claim_from(replacing: Reconciler, spec: DiskSpec, image: OpenSource) -> None:
+async def _claim_from(replacing: Reconciler, spec: DiskSpec, checked: CheckedSource) -> None:
     old = await asyncio.to_thread(replacing.observe, spec.key)
-    same_image = old is not None and old.identity == image.source.identity
+    same_image = old is not None and bool(old.identities & checked.identities)
     if same_image:
         await replacing.detach(spec.key)
-    await asyncio.to_thread(claim, image, spec)
+    await asyncio.to_thread(_claim_all, spec, checked)
     if not same_image:
         await replacing.detach(spec.key)
 
 
 def open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool) -> CheckedSource:
-    """As `checked_source`, in a thread already; `stack` closes the source."""
+    """As `checked_source`, in a thread already; `stack` closes the source and all below it.
+
+    Each layer of a chain but the last must name the next one, and the last none.
+    """
     if spec.format is None:
         raise AssertionError(f"{spec.key} has no source to open")
     fmt, offset, size = spec.format, spec.slice_offset, spec.slice_size
-    verdict = inspected(pin, lambda found: judge(found.part(offset, size), fmt, read_only=spec.read_only))
+    lower = [layer.path for layer in spec.chain]
+    verdict = inspected(
+        pin,
+        lambda found: judge(found.part(offset, size), fmt, read_only=spec.read_only, below=lower[0] if lower else None),
+    )
+    below = tuple(
+        _open_layer(layer, each, lower[number] if number < len(lower) else None, stack)
+        for number, (layer, each) in enumerate(zip(spec.chain, pin.below, strict=True), 1)
+    )
     image = stack.enter_context(opened(pin, writable=not spec.read_only))
+    checked = CheckedSource(image, verdict, below)
+    if len(checked.identities) <= len(below):
+        raise DiskError(Reason.INVALID_SOURCE, f"{spec.key} has one image in its backing chain twice; name each once")
     if claimed:
-        claim(image, spec)
-    return CheckedSource(image, verdict)
+        _claim_all(spec, checked)
+    return checked
+
+
+def _open_layer(layer: Layer, pin: Pin, below: str | None, stack: ExitStack) -> CheckedSource:
+    if pin.source.kind is not SourceKind.FILE:
+        message = f"source {pin.path} is a block device, and an image below another must be a file; copy it to one"
+        raise DiskError(Reason.NOT_AN_IMAGE, message)
+    verdict = inspected(pin, lambda found: judge(found, layer.format, read_only=True, below=below))
+    return CheckedSource(stack.enter_context(opened(pin, writable=False)), verdict)
+
+
+def _claim_all(spec: DiskSpec, checked: CheckedSource) -> None:
+    """Any number of disks may stand on one image, and nobody writes to it meanwhile."""
+    claim(checked.image, spec)
+    for each in checked.below:
+        claim(each.image, replace(spec, read_only=True, shareable=False))

@@ -31,7 +31,7 @@ from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse,
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import Pin, look_at, pinned
-from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Format, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
@@ -350,7 +350,7 @@ class Host:
         if spec.source is None:
             raise AssertionError(f"{spec.key} has no source to open")
         with ExitStack() as stack:
-            pin = await asyncio.to_thread(stack.enter_context, pinned(spec.source, self._pools))
+            pin = await asyncio.to_thread(self._pin, spec.source, spec.chain, stack)
             if pin.source.kind is not SourceKind.BLOCK:
                 yield pin
                 return
@@ -359,6 +359,10 @@ class Host:
                     lambda: self._block.refuse_taken(pin, spec, self._blktap.records()),
                 )
                 yield pin
+
+    def _pin(self, path: str, chain: Sequence[Layer], stack: ExitStack) -> Pin:
+        top, *below = [stack.enter_context(pinned(each, self._pools)) for each in (path, *(one.path for one in chain))]
+        return replace(top, below=tuple(below))
 
     def close(self) -> None:
         """Stop watching. Every disk stays up."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.honour import possible
 from reconcilers.reason import Reason
-from reconcilers.spec import Backend, Device, DiskSpec, Format, StartupPolicy
+from reconcilers.spec import Backend, Device, DiskSpec, Format, Layer, StartupPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +204,12 @@ def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | 
         ("backend", desired.backend, attached.backend),
         ("format", desired.format, attached.format),
         ("image", source.identity, attached.identity),
+        ("backing chain", desired.chain, attached.chain),
         ("read-only", desired.read_only, attached.read_only),
         ("slice", (desired.slice_offset, desired.slice_size), (attached.slice_offset, attached.slice_size)),
         ("block size", desired.logical_block_size or attached.logical_block_size, attached.logical_block_size),
     )
-    for name, wanted, present in pairs[: 3 if desired.backend is Backend.BLOCK else None]:
+    for name, wanted, present in pairs[: 4 if desired.backend is Backend.BLOCK else None]:
         if wanted != present:
             return f"its {name} is {_words(present)} and should be {_words(wanted)}"
     if _to_be_tuned(desired, attached) and not _tunable(desired, attached):
@@ -235,6 +236,8 @@ def _words(value: object) -> str:
             return "on"
         case False:
             return "off"
+        case tuple() if all(isinstance(layer, Layer) for layer in value):
+            return ", ".join(layer.path for layer in value) or "none"
     return str(value)
 
 

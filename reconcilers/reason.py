@@ -223,8 +223,8 @@ class Reason(StrEnum):
     )
     BACKING_UNDECLARED = (
         "BackingUndeclared",
-        "The image names another file that it reads from, and the definition does not.",
-        "Flatten the image (qemu-img convert), since declared backing chains are not served yet.",
+        "The image names another file that it reads from, and the definition does not, or names a different one.",
+        "Declare the images below it, each in a <backingStore> with its format, or flatten it (qemu-img convert).",
     )
     BACKING_MISSING = (
         "BackingMissing",

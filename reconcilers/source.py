@@ -38,11 +38,13 @@ class Pin:
         path: As the definition names it, for messages.
         fd: Whoever opens `/proc/self/fd/<fd>` gets this very file, whatever the path has come to mean.
         source: What it is.
+        below: The images below it, the uppermost first.
     """
 
     path: str
     fd: int
     source: Source
+    below: tuple["Pin", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

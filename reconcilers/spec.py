@@ -42,6 +42,10 @@ class Format(StrEnum):
     QED = "qed"
 
 
+LAYERED = frozenset({Format.QCOW, Format.QCOW2, Format.QED})
+"""Formats of which an image can stand on another one here."""
+
+
 class Device(StrEnum):
     """How the guest sees the disk (libvirt's `device` attribute)."""
 
@@ -70,6 +74,19 @@ class DiskKey:
         return f"{self.guest}/{self.target}"
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An image below another, which has what is not in the one above; it is only ever read.
+
+    Attributes:
+        path: Absolute path of the image.
+        format: How it is to be read.
+    """
+
+    path: str
+    format: Format
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpec:
     """One disk as its definition asks for it.
@@ -87,6 +104,7 @@ class DiskSpec:
         slice_size: Length in bytes of that part; None for all the rest.
         startup_policy: What a missing image means.
         tuning: How its bytes are to be moved.
+        chain: The images below the source, the uppermost first, as the definition declares them.
     """
 
     key: DiskKey
@@ -101,3 +119,4 @@ class DiskSpec:
     slice_size: int | None = None
     startup_policy: StartupPolicy = StartupPolicy.MANDATORY
     tuning: Tuning = UNTUNED
+    chain: tuple[Layer, ...] = ()

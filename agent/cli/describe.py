@@ -119,6 +119,8 @@ def _document(census: Census, status: GuestStatus) -> str:
 def _disk_lines(status: GuestStatus, disk: DiskStatus) -> Lines:
     yield f"{printable(disk.target)}: {disk.phase} for {age(disk.since)}"
     yield f"  Source:      {printable(disk.source or '-')}"
+    for image in disk.backing:
+        yield f"  On top of:   {printable(image.source)} ({image.format})"
     yield f"  Backend:     {printable(backend(disk))}"
     yield f"  Device:      {_or_dash(disk.device_path)}, {size(disk.size_bytes)}, {disk.device}{_modes(disk)}"
     yield f"  Stable path: {printable(disk.stable_path or '-')}"

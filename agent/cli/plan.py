@@ -87,7 +87,12 @@ def ask(
 
 
 async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
-    limits = Limits(settings.limits.document_bytes, settings.limits.disks_per_guest, settings.limits.xml_depth)
+    limits = Limits(
+        max_bytes=settings.limits.document_bytes,
+        max_disks=settings.limits.disks_per_guest,
+        max_depth=settings.limits.xml_depth,
+        max_layers=settings.limits.backing_layers,
+    )
     outcomes = [outcome for file in files for outcome in parse_each(read(file, limits.max_bytes + 1), limits=limits)]
     guests = [outcome for outcome in outcomes if not isinstance(outcome, DocumentRejected)]
     abilities = await probe(settings.blktap.servers, frozenset(settings.blktap.formats))

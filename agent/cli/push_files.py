@@ -63,6 +63,7 @@ def limits_of(settings: Settings) -> Limits:
         max_bytes=settings.limits.document_bytes,
         max_disks=settings.limits.disks_per_guest,
         max_depth=settings.limits.xml_depth,
+        max_layers=settings.limits.backing_layers,
     )
 
 

@@ -37,6 +37,11 @@ def _write(devices: "etree._Element", spec: DiskSpec) -> None:
     part = {"offset": str(spec.slice_offset), **({"size": str(spec.slice_size)} if spec.slice_size else {})}
     if part != {"offset": "0"}:
         etree.SubElement(etree.SubElement(source, "slices"), "slice", {"type": "storage", **part})
+    below = disk
+    for layer in spec.chain:
+        below = etree.SubElement(below, "backingStore", type="file")
+        etree.SubElement(below, "format", type=layer.format)
+        etree.SubElement(below, "source", file=layer.path)
     etree.SubElement(disk, "target", dev=spec.key.target)
     if spec.logical_block_size is not None:
         etree.SubElement(disk, "blockio", logical_block_size=str(spec.logical_block_size))

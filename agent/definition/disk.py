@@ -20,7 +20,17 @@ from agent.definition.text import Claim, DiskText, shown
 from agent.definition.tuning import tuning
 from reconcilers.honour import unhonoured
 from reconcilers.reason import Reason
-from reconcilers.spec import TARGET_NAME, Backend, Device, DiskKey, DiskSpec, Format, StartupPolicy
+from reconcilers.spec import (
+    LAYERED,
+    TARGET_NAME,
+    Backend,
+    Device,
+    DiskKey,
+    DiskSpec,
+    Format,
+    Layer,
+    StartupPolicy,
+)
 from reconcilers.tuning import Tuning
 
 OWN_DOMAINS = frozenset({"dom0", "0", "Domain-0"})
@@ -68,6 +78,7 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
             f"device='lun' passes SCSI commands to a block device, and the definition asks for {backend}; "
             "use device='disk', or type='block' with a raw driver",
         )
+    chain = _chain(text, image)
     read_only = text.read_only or device is Device.CDROM
     details = _details(text)
     spec = None
@@ -85,6 +96,7 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
             slice_size=details.slice_size,
             startup_policy=details.startup_policy,
             tuning=details.tuning,
+            chain=chain,
         )
         _by_backend(text, spec)
     return DiskDefinition(
@@ -233,6 +245,41 @@ def _backend(text: DiskText, source: _Source, wishes: list[Wish]) -> tuple[Backe
         at = text.drivers[0][0] if text.drivers else text.source
         text.refuse(Reason.CONFLICTING_DRIVER, at, f"the disk's driver is not clear: {conflict}")
         return None, None
+
+
+def _chain(text: DiskText, image: Format | None) -> tuple[Layer, ...]:
+    """The images below the source. All but the last must be of a format that can stand on another image."""
+    chain: list[Layer] = []
+    for layer in text.layers:
+        fault = _fault(layer.source.text)
+        if fault:
+            message = f"source {shown(layer.source.text)} {fault}; name it by its absolute path"
+            text.refuse(Reason.INVALID_SOURCE, layer.source, message)
+        form = _layer_format(text, layer.format)
+        if fault or form is None:
+            return ()
+        chain.append(Layer(layer.source.text, form))
+    above = [image, *(layer.format for layer in chain)][: len(chain)]
+    if unfit := [form for form in above if form not in LAYERED]:
+        message = (
+            f"'backingStore' is not served below a {unfit[0] or 'missing'} image, only below "
+            f"{', '.join(sorted(LAYERED))}; take it out"
+        )
+        text.refuse(Reason.UNSUPPORTED_FEATURE, text.layers[0].source, message)
+        return ()
+    return tuple(chain)
+
+
+def _layer_format(text: DiskText, claim: Claim) -> Format | None:
+    try:
+        said = wish(claim.text)
+    except UnknownWord as unknown:
+        _refuse_word(text, claim, Reason.UNKNOWN_FORMAT, unknown.args[0])
+        return None
+    if said.backend or said.format is None:
+        _refuse_word(text, claim, Reason.UNKNOWN_FORMAT, claim.text)
+        return None
+    return Format.AIO if said.format is Format.RAW else said.format
 
 
 class _Details(NamedTuple):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from lxml import etree
 
+from agent.definition.backing import ends_here, layers
 from agent.definition.classification import STRUCTURE, TABLE, Handling
 from agent.definition.disk import OWN_DOMAINS, PLAIN_SCRIPTS, define
 from agent.definition.document import line_of
@@ -17,7 +18,7 @@ _SNAPSHOTS = frozenset({"domainsnapshot", "domaincheckpoint", "domainbackup"})
 """Roots that hold a domain as it was, not as it should be."""
 
 _HARMLESS: dict[str, Callable[["etree._Element"], bool]] = {
-    "backingStore": lambda child: len(child) == 0 and not child.get("type"),
+    "backingStore": ends_here,
     "backenddomain": lambda child: child.get("name", "dom0") in OWN_DOMAINS,
     "script": lambda child: child.get("path", "").rpartition("/")[2] in PLAIN_SCRIPTS,
 }
@@ -54,7 +55,10 @@ def guest_from(domain: "etree._Element", *, name: str | None, limits: Limits) ->
     guest = place.text or name or ""
     if findings:
         raise DocumentRejected(*findings, guest=guest if GUEST_NAME.fullmatch(guest) else None)
-    disks = [define(_disk_text(element, position), guest=guest) for position, element in enumerate(elements, 1)]
+    disks = [
+        define(_disk_text(element, position, limits.max_layers), guest=guest)
+        for position, element in enumerate(elements, 1)
+    ]
     return GuestDefinition(name=guest, disks=without_duplicates(disks, "/domain/devices/disk[{}]/target/@dev"))
 
 
@@ -109,7 +113,7 @@ def _refused_as_duplicate(disk: DiskDefinition, positions: list[int], path: str)
     return replace(disk, refused=(*disk.refused, finding), spec=None)
 
 
-def _disk_text(disk: "etree._Element", position: int) -> DiskText:
+def _disk_text(disk: "etree._Element", position: int, max_layers: int) -> DiskText:
     """Everything that one `<disk>` element says. The first `<source>`, `<driver>` and `<target>` count."""
     base = f"/domain/devices/disk[{position}]"
     text = DiskText(place=Claim("", base, line_of(disk)))
@@ -130,6 +134,7 @@ def _disk_text(disk: "etree._Element", position: int) -> DiskText:
         text.limits = _limits(first["iotune"], f"{base}/iotune")
     if "source" in first:
         _read_source(text, first["source"], f"{base}/source")
+    text.layers = list(layers(text, disk, base, max_layers))
     return text
 
 

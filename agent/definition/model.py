@@ -84,12 +84,14 @@ class Limits:
         max_bytes: Size of the text.
         max_disks: Disks of one guest.
         max_depth: Elements within elements.
+        max_layers: Images below that of a disk.
         max_parts: Elements of XML, or words of a guest configuration file.
     """
 
     max_bytes: int = 256 * 1024
     max_disks: int = 256
     max_depth: int = 64
+    max_layers: int = 8
     max_parts: int = 20_000
 
 

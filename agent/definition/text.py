@@ -21,6 +21,13 @@ class Claim(NamedTuple):
     line: int | None
 
 
+class LayerText(NamedTuple):
+    """One image below another, as it was read."""
+
+    source: Claim
+    format: Claim
+
+
 @dataclass(slots=True, kw_only=True)
 class DiskText:
     """What was read of one disk, before anything is decided. What is absent, or empty, is None.
@@ -30,6 +37,7 @@ class DiskText:
         names: What was found, by what becomes of it; nothing is listed as refused, for that is in `findings`.
         limits: What `iotune` says, by name.
         drivers: Every place that names a driver or a format; `reason` is given for one that can't be read.
+        layers: The images below the source, the uppermost first.
         bare_is_device: A path under /dev, or one that is not absolute, is a block device, as in xl.
     """
 
@@ -48,6 +56,7 @@ class DiskText:
     logical_block_size: Claim | None = None
     slice_offset: Claim | None = None
     slice_size: Claim | None = None
+    layers: list[LayerText] = field(default_factory=list)
     read_only: bool = False
     shareable: bool = False
     bare_is_device: bool = False

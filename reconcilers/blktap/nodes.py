@@ -1,14 +1,19 @@
 """The graph of block nodes in a storage daemon, from the image up to the export. Pure.
 
     image -> slice -> format -> limits -> no-holes -> export
+                         |
+         image-1 -> format-1
+                         |
+         image-2 -> format-2 ...
 
-Slice, limits and no-holes are there where they are needed. See BlockdevOptions in the QEMU QMP reference.
+Slice, limits and no-holes are there where they are needed; format-1 and those below it, where there is a backing
+chain. See BlockdevOptions in the QEMU QMP reference.
 """
 
 import errno
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reconcilers.blktap.tap import TapRecord
@@ -44,11 +49,16 @@ _OUR_FILE = re.compile(r"/proc/self/fd/\d+")
 Node = dict[str, object]
 
 
-def node_arguments(record: TapRecord, image_fd: int | None) -> list[str]:
-    """Options that make the nodes and what they need, in the order that the daemon wants."""
+def node_arguments(record: TapRecord, image_fds: Sequence[int]) -> list[str]:
+    """Options that make the nodes and what they need, in the order that the daemon wants.
+
+    Args:
+        record: What is to be served.
+        image_fds: The image's descriptor as the daemon has it, then those of the images below it. None for a relay.
+    """
     group = {"qom-type": "throttle-group", "id": "limits", "limits": throttle(record.tuning.limits)}
     objects = ["--object", json.dumps(group)] if record.tuning.limits else []
-    return objects + [word for node in _nodes(record, image_fd) for word in ("--blockdev", json.dumps(node))]
+    return objects + [word for node in _nodes(record, image_fds) for word in ("--blockdev", json.dumps(node))]
 
 
 def strangers(record: TapRecord, found: Iterable[Mapping[str, object]]) -> Iterator[str]:
@@ -58,7 +68,7 @@ def strangers(record: TapRecord, found: Iterable[Mapping[str, object]]) -> Itera
         record: What it shall serve.
         found: The answer to `query-named-block-nodes`.
     """
-    given = {str(node["node-name"]): node["driver"] for node in _nodes(record, 0)}
+    given = {str(node["node-name"]): node["driver"] for node in _nodes(record, range(1 + len(record.below)))}
     for node in found:
         name, driver, file = str(node.get("node-name")), node.get("drv"), str(node.get("file"))
         if given.pop(name, None) != driver:
@@ -96,8 +106,8 @@ def _qemu_name(name: str) -> str:
     return "-".join(["bps" if what == "bytes" else "iops", which, *peak])
 
 
-def _nodes(record: TapRecord, image_fd: int | None) -> list[Node]:
-    nodes = [_image(record, image_fd), *_slice(record), _format(record)]
+def _nodes(record: TapRecord, image_fds: Sequence[int]) -> list[Node]:
+    nodes = [*_lower(record, image_fds[1:]), _image(record, image_fds), *_slice(record), _format(record)]
     if record.tuning.limits:
         nodes.append({"driver": "throttle", "throttle-group": "limits", "node-name": "limits", "file": "format"})
     if not record.tuning.discard:
@@ -112,13 +122,27 @@ def _top(record: TapRecord) -> str:
     return "limits" if record.tuning.limits else "format"
 
 
-def _image(record: TapRecord, image_fd: int | None) -> Node:
+def _lower(record: TapRecord, fds: Sequence[int]) -> list[Node]:
+    """The nodes of the images below, the lowest first: each is there before another stands on it."""
+    nodes: list[Node] = []
+    for number, (layer, fd) in reversed(list(enumerate(zip(record.below, fds, strict=True), 1))):
+        image, last = f"image-{number}", number == len(record.below)
+        file = {"driver": "file", "node-name": image, "filename": f"/proc/self/fd/{fd}", "locking": "off"}
+        raw = {} if layer.raw_size is None else {"offset": 0, "size": layer.raw_size}
+        node: Node = {"driver": "raw" if raw else DRIVERS[layer.format], "node-name": f"format-{number}", "file": image}
+        if layer.format in _CAN_NAME_BACKING:
+            node["backing"] = None if last else f"format-{number + 1}"
+        nodes += [file | {"read-only": True}, node | raw | {"read-only": True}]
+    return nodes
+
+
+def _image(record: TapRecord, image_fds: Sequence[int]) -> Node:
     if record.relays:
         return {"driver": "nbd", "node-name": "image", "server": {"type": "unix", "path": record.relays}}
     return {
         "driver": "host_device" if record.on_block_device else "file",
         "node-name": "image",
-        "filename": f"/proc/self/fd/{image_fd}",
+        "filename": f"/proc/self/fd/{image_fds[0]}",
         "locking": "off",  # the inherited descriptor has the locks, and QEMU's own would clash with them
         "discard": _discard(record),
         "aio": record.tuning.io,
@@ -147,7 +171,8 @@ def _format(record: TapRecord) -> Node:
         "discard": _discard(record),
         "detect-zeroes": record.tuning.detect_zeroes,
     }
-    return node | raw | ({"backing": None} if record.format in _CAN_NAME_BACKING else {})
+    below = "format-1" if record.below else None
+    return node | raw | ({"backing": below} if record.format in _CAN_NAME_BACKING else {})
 
 
 def _discard(record: TapRecord) -> str:

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import structlog
 
-from reconcilers.actual import Attached
+from reconcilers.actual import Attached, FileId
 from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.device import TapDevice
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
-from reconcilers.blktap.tap import TapFolder, TapRecord
+from reconcilers.blktap.tap import TapFolder, TapLayer, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.process import ExitWatch
 from reconcilers.reason import Reason
 from reconcilers.source import Pin
-from reconcilers.spec import Backend, DiskKey, DiskSpec
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Limits
 
@@ -107,6 +107,7 @@ class BlktapReconciler:
             slice_offset=record.slice_offset,
             slice_size=record.slice_size,
             server=record.server,
+            below=tuple((Layer(one.source, one.format), FileId(one.device, one.inode)) for one in record.below),
             # An export can be taken away from a server that goes on; one that has no device yet may be just starting.
             server_alive=tap.alive() and (device is None or not fuse or tap.exports()),
             damage=tap.damage(),
@@ -118,7 +119,7 @@ class BlktapReconciler:
         async with claimed_source(spec, pin, replacing) as checked:
             tap = await asyncio.to_thread(self._prepare, spec, checked)
             try:
-                await self._server(tap).spawn(tap, checked.image.fd, within=self._patience)
+                await self._server(tap).spawn(tap, _descriptors(checked), within=self._patience)
             except DiskError:
                 await asyncio.to_thread(tap.remove)
                 raise
@@ -197,6 +198,7 @@ class BlktapReconciler:
                 slice_offset=spec.slice_offset,
                 slice_size=spec.slice_size,
                 raw_size=checked.verdict.raw_size,
+                below=_layers(spec, checked),
                 server=server.version,
                 server_kind=server_kind,
                 device_kind=device_kind,
@@ -252,6 +254,23 @@ class BlktapReconciler:
     def _forget(self, key: DiskKey) -> None:
         if watch := self._watches.pop(key, None):
             watch.close()
+
+
+def _descriptors(checked: CheckedSource) -> list[int]:
+    return [each.image.fd for each in (checked, *checked.below)]
+
+
+def _layers(spec: DiskSpec, checked: CheckedSource) -> tuple[TapLayer, ...]:
+    return tuple(
+        TapLayer(
+            source=layer.path,
+            device=each.image.source.identity.device,
+            inode=each.image.source.identity.inode,
+            format=layer.format,
+            raw_size=each.verdict.raw_size,
+        )
+        for layer, each in zip(spec.chain, checked.below, strict=True)
+    )
 
 
 def _write_limits(tap: TapFolder, limits: Limits) -> None:

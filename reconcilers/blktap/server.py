@@ -1,5 +1,6 @@
 """The contract of a tap's server: one process that opens one disk's image and exports what is in it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from reconcilers.blktap.tap import TapFolder
@@ -32,12 +33,13 @@ class TapServer(Protocol):
             DiskError: The image is none for this server.
         """
 
-    async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
+    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
         """Start the server of a prepared tap over the locked image, and wait until its export is there.
 
         Args:
             tap: Prepared, with its record.
-            image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's.
+            image_fds: The image's, and those of the images below it, the uppermost first. The server inherits them;
+                close them afterwards, so that the locks' life is the server's.
             within: See above. A server that is not ready by then is ended.
 
         Returns:

@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -86,13 +86,13 @@ class StorageDaemon:
         exact, through = punches_exactly(self.version), flushes_every_write(self.version)
         return grant(spec, image, exact=exact, through=through)
 
-    async def spawn(self, tap: TapFolder, image_fd: int | None, *, within: float) -> int:
-        """Start the server of `tap` over the locked image at `image_fd`, and wait until its export is there.
+    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
+        """Start the server of `tap` over its locked images, and wait until its export is there.
 
         Args:
             tap: Prepared, with its record.
-            image_fd: The server inherits it; close it afterwards, so that the lock's life is the server's. None for
-                a relay.
+            image_fds: The image's, and those of the images below it. The server inherits them; close them afterwards,
+                so that the locks' life is the server's. None for a relay.
             within: Seconds until the attempt counts as failed; the server is then ended.
 
         Returns:
@@ -108,15 +108,15 @@ class StorageDaemon:
             stack.callback(os.close, lock_fd)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log = stack.enter_context(tap.log.open("ab"))
-            inherited = (image_fd, *(listener.fileno() for listener in listeners), lock_fd)
+            inherited = (*image_fds, *(listener.fileno() for listener in listeners), lock_fd)
             try:
                 process = await asyncio.to_thread(
                     subprocess.Popen,
-                    _command(tap, image_fd, *(listener.fileno() for listener in listeners)),
+                    _command(tap, image_fds, *(listener.fileno() for listener in listeners)),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=[fd for fd in inherited if fd is not None],
+                    pass_fds=inherited,
                     start_new_session=True,  # a signal to the agent's group is not for its taps
                 )
             except OSError as error:  # no program any more, or the kernel gives no process
@@ -206,13 +206,13 @@ def _listener(path: Path) -> socket.socket:
     return listener
 
 
-def _command(tap: TapFolder, image_fd: int | None, control_fd: int, events_fd: int) -> list[str]:
+def _command(tap: TapFolder, image_fds: Sequence[int], control_fd: int, events_fd: int) -> list[str]:
     record = _record(tap)
     return [
         PROGRAM,
         *_monitor("control", control_fd),
         *_monitor("events", events_fd),
-        *node_arguments(record, image_fd),
+        *node_arguments(record, image_fds),
         *("--export", json.dumps(export(record, tap.export))),
         *("--pidfile", str(tap.pid_file)),
     ]

@@ -36,6 +36,18 @@ from reconcilers.tag import disk_id
 from reconcilers.tuning import Tuning
 
 
+class TapLayer(BaseModel):
+    """An image below the one that a tap serves; the fields are those of `TapRecord`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: str
+    device: int
+    inode: int
+    format: Format
+    raw_size: int | None = None
+
+
 class TapRecord(BaseModel):
     """What a tap serves; enough to adopt it, compare it with a definition, and name it.
 
@@ -45,6 +57,7 @@ class TapRecord(BaseModel):
         relays: The NBD socket that it serves in place of an image.
         server_kind, device_kind: The defaults are those of records from before there was a choice.
         raw_size: The image is its disk's bytes from the first on, and so many, although its format is not called raw.
+        below: The images below it, the uppermost first.
         asked: What the definition wanted.
         tuning: What the host granted of it.
     """
@@ -61,6 +74,7 @@ class TapRecord(BaseModel):
     slice_offset: int
     slice_size: int | None
     raw_size: int | None = None
+    below: tuple[TapLayer, ...] = ()
     server: str
     server_kind: ServerKind = ServerKind.STORAGE_DAEMON
     device_kind: DeviceKind = DeviceKind.FUSE_LOOP

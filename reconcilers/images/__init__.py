@@ -41,14 +41,14 @@ class Verdict:
     raw_size: int | None = None
 
 
-def judge(image: OpenSource, declared: Format, *, read_only: bool, backed: bool = False) -> Verdict:
+def judge(image: OpenSource, declared: Format, *, read_only: bool, below: str | None = None) -> Verdict:
     """Refuse an image that is not what its definition says, or that would lead a server elsewhere.
 
     Args:
         image: The image, open for reading.
         declared: The definition's format.
         read_only: No server will write to it.
-        backed: The definition declares an image below this one.
+        below: Path of the image that the definition declares below this one.
 
     Raises:
         DiskError: FormatMismatch, BackingUndeclared, BackingMissing, UnsupportedFeature or ImageDamaged; KernelError
@@ -61,16 +61,31 @@ def judge(image: OpenSource, declared: Format, *, read_only: bool, backed: bool 
     if found is not declared and not (declared is Format.VHD and _ends_like_vhd(window)):
         raise window.mismatch(found)
     facts = _CHECKS[declared](window)
-    if facts.backing is not None and not backed:
-        raise window.names_another("names a backing file")
-    if facts.backing is None and backed:
-        message = f"{window} stands alone, and its definition declares an image below it; take the backingStore out"
-        raise DiskError(Reason.BACKING_MISSING, message)
+    _need_declared(window, facts.backing, below)
     if facts.broken and not read_only:
         raise window.damaged(facts.broken)
     if facts.to_be_written and read_only:
         raise window.damaged(f"{facts.to_be_written}, and its definition has it read-only")
     return Verdict(raw_size=facts.raw_size)
+
+
+def _need_declared(window: Window, named: str | None, declared: str | None) -> None:
+    """The definition alone says what is opened below an image; that the header's name differs means a wrong base."""
+    if named is not None and declared is None:
+        raise window.names_another("names a backing file")
+    if named is None and declared is not None:
+        message = f"{window} stands alone, and its definition declares an image below it; take the backingStore out"
+        raise DiskError(Reason.BACKING_MISSING, message)
+    if named is not None and declared is not None and _last_part(named) != _last_part(declared):
+        message = (
+            f"{window} was made on an image called {_last_part(named)[:80]!r}, and its definition declares {declared}; "
+            "name the right one, or change the header's name with qemu-img rebase -u"
+        )
+        raise DiskError(Reason.BACKING_UNDECLARED, message)
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _look(window: Window) -> Format | None:

@@ -93,8 +93,8 @@ class Window:
         """The refusal of a header by which the image's author would choose what the host opens."""
         return DiskError(
             Reason.BACKING_UNDECLARED,
-            f"{self} {what}, which its definition does not declare; flatten it with qemu-img convert, since an image "
-            "must not choose which other files the host opens",
+            f"{self} {what}, which its definition does not declare; flatten it with qemu-img convert, or declare "
+            "what is below it (backingStore): an image must not choose which other files the host opens",
         )
 
     def mismatch(self, found: Format | None) -> DiskError:

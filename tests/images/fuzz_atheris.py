@@ -30,14 +30,14 @@ def check(data: bytes) -> None:
     os.pwrite(IMAGE, content, 0)
     source = Source(kind=SourceKind.FILE, identity=FileId(0, 0), size_bytes=len(content))
     image, flags = OpenSource("/image", IMAGE, source), data[0]
-    error = refusal(image, declared, read_only=bool(flags & 64), backed=bool(flags & 128))
+    error = refusal(image, declared, read_only=bool(flags & 64), below="/base" if flags & 128 else None)
     assert error is None or (error.message.startswith("image /image") and not error.reason.transient)
 
 
-def refusal(image: OpenSource, declared: Format, *, read_only: bool, backed: bool) -> DiskError | None:
+def refusal(image: OpenSource, declared: Format, *, read_only: bool, below: str | None) -> DiskError | None:
     """Why it is refused; None if it is let through."""
     try:
-        judge(image, declared, read_only=read_only, backed=backed)
+        judge(image, declared, read_only=read_only, below=below)
     except DiskError as error:
         return error
     return None

@@ -11,15 +11,15 @@ from reconcilers.source import inspected, pinned
 from reconcilers.spec import Format
 
 
-def judged(path: Path, declared: Format, *, read_only: bool = False, backed: bool = False) -> Verdict:
+def judged(path: Path, declared: Format, *, read_only: bool = False, below: str | None = None) -> Verdict:
     """The verdict on an image as it is found on a host."""
     with pinned(str(path), Pools(folders=(path.parent,))) as pin:
-        return inspected(pin, lambda image: judge(image, declared, read_only=read_only, backed=backed))
+        return inspected(pin, lambda image: judge(image, declared, read_only=read_only, below=below))
 
 
-def refusal(path: Path, declared: Format, *, read_only: bool = False, backed: bool = False) -> DiskError:
+def refusal(path: Path, declared: Format, *, read_only: bool = False, below: str | None = None) -> DiskError:
     """Why an image is refused."""
     with pytest.raises(DiskError) as refused:
-        judged(path, declared, read_only=read_only, backed=backed)
+        judged(path, declared, read_only=read_only, below=below)
     assert str(path) in refused.value.message
     return refused.value

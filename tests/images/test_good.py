@@ -148,6 +148,7 @@ def test_an_overlay_if_it_is_declared(tmp_path: Path) -> None:
         overlay = tmp_path / f"overlay.{fmt}"
         words = ["qemu-img", "create", "-q", "-f", QEMU[fmt], "-b", str(base), "-F", QEMU[fmt], str(overlay)]
         subprocess.run(words, check=True)
-        assert judged(overlay, fmt, backed=True) == Verdict()
+        assert judged(overlay, fmt, below=f"/elsewhere/{base.name}") == Verdict()
         assert refusal(overlay, fmt).reason is Reason.BACKING_UNDECLARED
-        assert refusal(base, fmt, backed=True).reason is Reason.BACKING_MISSING
+        assert refusal(overlay, fmt, below="/elsewhere/other").reason is Reason.BACKING_UNDECLARED
+        assert refusal(base, fmt, below=str(base)).reason is Reason.BACKING_MISSING

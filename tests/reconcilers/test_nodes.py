@@ -41,7 +41,7 @@ def serve(tap: TapFolder, image: Path) -> None:
 
     async def spawn_and_stop(fd: int) -> None:
         server = StorageDaemon(await version() or "")
-        await server.spawn(tap, fd, within=20)
+        await server.spawn(tap, [fd], within=20)
         await server.stop(tap, within=20)
 
     fd = os.open(image, os.O_RDWR)
@@ -99,7 +99,7 @@ def test_strangers_are_named(tmp_path: Path, more: list[dict[str, object]], word
     found = ", ".join(strangers(record, [*OURS, *more]))
     assert bool(found) is bool(more)
     assert words in found
-    assert node_arguments(record, 12)
+    assert node_arguments(record, [12])
 
 
 @pytest.mark.parametrize(

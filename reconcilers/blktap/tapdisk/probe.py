@@ -73,7 +73,7 @@ async def _try_image(fmt: Format, folder: Path, image: Path) -> str | None:
     await asyncio.to_thread(tap.prepare, _record(fmt, image))
     fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
-        await server.spawn(tap, fd, within=PATIENCE)
+        await server.spawn(tap, [fd], within=PATIENCE)
     except DiskError as error:
         return error.message
     finally:

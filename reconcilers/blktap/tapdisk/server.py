@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Tapdisk:
         wanted = {
             f"the format {spec.format}": spec.format not in self.formats,
             "a slice of the image": bool(spec.slice_offset) or spec.slice_size is not None,
+            "a backing chain": bool(spec.chain),
             "iotune": bool(spec.tuning.limits),
             "detect_zeroes": spec.tuning.detect_zeroes is not DetectZeroes.OFF,
         }
@@ -73,14 +74,14 @@ class Tapdisk:
             raise DiskError(Reason.IMAGE_UNALIGNED, message)
         return GRANTED
 
-    async def spawn(self, tap: TapFolder, image_fd: int, *, within: float) -> int:
+    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
         """See `TapServer`."""
         record = tap.record()
         if record is None:
             raise AssertionError(f"the tap folder {tap.path} has no record")
         _refuse_without_aio_slots()
         try:
-            pid = await serve(tap, KINDS[record.format], image_fd, read_only=record.read_only, within=within)
+            pid = await serve(tap, KINDS[record.format], image_fds[0], read_only=record.read_only, within=within)
             if record.device_kind is DeviceKind.FUSE_LOOP:
                 await self._start_relay(tap, record, within=within)
         except BaseException as error:
@@ -131,7 +132,7 @@ class Tapdisk:
         server = self._relay_server()
         relayed = {"server": server.version, "format": Format.AIO, "raw_size": None, "relays": str(tap.nbd)}
         tap.relay.prepare(record.model_copy(update=relayed))
-        await server.spawn(tap.relay, None, within=within)
+        await server.spawn(tap.relay, (), within=within)
 
     def _relay_server(self) -> StorageDaemon:
         if self._relay is None:
