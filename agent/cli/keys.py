@@ -208,4 +208,5 @@ def _print(found: dict[str, Any]) -> None:
             table.add_row(short(keyid), words)
     console().print(table)
     must = "must be signed" if found["required"] else "need not be signed (trust.required)"
-    sys.stdout.write(f"documents {must}; {found['threshold']} of the folder's keys\n")
+    until = " until a statement says otherwise" if not found.get("statements") else ""
+    sys.stdout.write(f"documents {must}; {found['threshold']} of the folder's keys must sign{until}\n")

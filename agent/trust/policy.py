@@ -205,7 +205,7 @@ class Trust:
             raise DocumentRejected(Finding(Reason.SCOPE_MISMATCH, why, "/fleet", None))
         if known is not None:
             self._check_version(statement, link, known)
-            if known.statement == link.payload and known.root == self.root.digest:
+            if statement.version == known.version:
                 return replace(self, trouble=None)
         self.signers(link)
         record = TrustRecord(statement.version, link.payload, self.root.digest)
@@ -224,6 +224,12 @@ class Trust:
                 "agree on one, and publish it with a higher version"
             )
             raise DocumentRejected(Finding(Reason.GENERATION_CONFLICT, why, "/version", None))
+        if statement.version == known.version and known.root != self.root.digest:
+            why = (
+                f"the keys in the folder changed since trust statement {known.version}, so it counts no more and the "
+                "folder's keys are in force; publish a new one with `tapster keys rotate`"
+            )
+            raise DocumentRejected(Finding(Reason.STALE_GENERATION, why, "/version", None))
 
 
 def short(keyid: str) -> str:

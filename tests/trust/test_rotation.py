@@ -179,16 +179,20 @@ def test_two_operators_at_once_are_found_out(host: Host) -> None:
 
 
 def test_the_folder_has_the_last_word(host: Host) -> None:
-    """Root took the keys of statement 1 back, for the thief had signed it."""
-    say(host, statement(4, [THIEF], A))
+    """Root took back the keys of a statement that one of the remaining keys had signed as well."""
+    stolen = statement(4, [A, C], A, C)
+    say(host, stolen)
+    assert obeys(host) == {A, C}
     folder(host.path / "trust", C)
     host.restart()
     assert obeys(host) == {C}
-    say(host, statement(4, [THIEF], A))
+    say(host, stolen)
+    assert trouble(host) is Reason.STALE_GENERATION
     assert obeys(host) == {C}
     say(host, statement(4, [B], C))
     assert trouble(host) is Reason.GENERATION_CONFLICT
-    say(host, statement(5, [B], C))
+    say(host, stolen, statement(5, [B], C))
+    assert trouble(host) is None
     assert obeys(host) == {B}
 
 
