@@ -132,6 +132,16 @@ class Controller:
         return True
 
     @property
+    def queued(self) -> int:
+        """How many disks wait to be looked at."""
+        return len(self._waiting) + len(self._again)
+
+    @property
+    def working(self) -> int:
+        """How many disks are being worked on."""
+        return len(self._busy)
+
+    @property
     def progresses(self) -> bool:
         """Whether waiting disks are taken up. A slot comes free after `step_timeout` at the latest, so they must be."""
         if not self._waiting:

@@ -7,10 +7,10 @@ the store before the broker is even asked, so its absence holds up nothing.
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 import structlog
 
@@ -165,6 +165,7 @@ class Daemon:
                     self._tell_manager(),
                     self._host.watch_stalls(),
                     self._watch_trust(),
+                    *self._metrics(),
                 )
                 others = [tasks.create_task(each) for each in endless]
                 await stop.wait()
@@ -174,6 +175,16 @@ class Daemon:
             self._host.close()
         log.info("stopped; every disk stays as it is")
         return ended
+
+    def _metrics(self) -> list[Coroutine[None, None, NoReturn]]:
+        if self._settings.metrics.listen is None:
+            return []
+        from agent.metrics.scrape import Metrics  # noqa: PLC0415 - only who wants metrics waits for their library
+
+        metrics = Metrics(
+            self._settings.metrics.listen, reporter=self._reporter, controller=self._controller, bus=self._bus
+        )
+        return [metrics.run()]
 
     def _changed(self, key: DiskKey, trigger: Trigger) -> None:
         self._controller.enqueue([key], Cause(trigger.value))

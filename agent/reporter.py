@@ -29,6 +29,13 @@ FLUSH_SECONDS_MAX = 5.0
 _UNDER_WAY = {Phase.PENDING, Phase.ATTACHING, Phase.DETACHING}
 
 
+class Tally(Protocol):
+    """Whoever counts reports."""
+
+    def count(self, before: Report | None, report: Report) -> None:
+        """Take note of a report and of the one before it on the same disk."""
+
+
 class Publisher(Protocol):
     """What the reporter needs of a bus session."""
 
@@ -75,6 +82,7 @@ class Reporter:
         self._capabilities = capabilities
         self._stable_path = stable_path
         self._bus: Publisher | None = None
+        self.tally: Tally | None = None
         self._disks: dict[str, dict[str, Shown]] = {}
         self._guests: dict[str, GuestStatus] = {}
         self._observed: dict[str, DesiredDocument] = {}
@@ -93,6 +101,8 @@ class Reporter:
         self._note_seen(key, report)
         disks = self._disks.setdefault(key.guest, {})
         before = disks.get(key.target)
+        if self.tally is not None:
+            self.tally.count(before.report if before else None, report)
         changed = before is None or _news(before.report, report)
         disks[key.target] = Shown(report, now() if before is None or changed else before.since)
         if changed:
@@ -129,6 +139,19 @@ class Reporter:
         """Publish everything anew, for a broker that may have forgotten it."""
         for guest in self._world.names() | self._disks.keys():
             self.refresh(guest)
+
+    def reports(self) -> dict[DiskKey, Report]:
+        """The latest report of every disk."""
+        return {
+            DiskKey(guest, target): shown.report
+            for guest, disks in self._disks.items()
+            for target, shown in disks.items()
+        }
+
+    @property
+    def guests(self) -> int:
+        """How many guests the host knows of."""
+        return len(self._world.names() | self._disks.keys())
 
     def keys(self, guest: str) -> set[DiskKey]:
         """The guest's disks that were ever reported and not forgotten."""
@@ -180,7 +203,7 @@ class Reporter:
         return HostStatus(
             host=self._topics.host,
             disks_by_phase=dict(phases),
-            guests=len(self._world.names() | self._disks.keys()),
+            guests=self.guests,
             capabilities=self._capabilities,
             last_sync=self._last_sync,
             events_dropped=self._bus.dropped_events if self._bus else 0,

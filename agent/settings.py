@@ -5,6 +5,7 @@ Lists are comma-separated there. What neither sets has the default that stands h
 shows them all.
 """
 
+import ipaddress
 import os
 import re
 import reprlib
@@ -263,6 +264,36 @@ class TrustSettings(Section):
     threshold: Count = Field(1, ge=1, le=16, description="How many of these keys must sign each document.")
 
 
+def _local(listen: str) -> str:
+    path = listen.removeprefix("unix:")
+    if path != listen:
+        if not path.startswith("/"):
+            raise ValueError("a socket is named by its absolute path")
+        return listen
+    host, _, port = listen.rpartition(":")
+    try:
+        local = ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ValueError(
+            "it must be an address of the loopback, since it tells of every guest and asks for no password"
+        )
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ValueError("a port from 1 to 65535 is missing at its end")
+    return listen
+
+
+class MetricsSettings(Section):
+    """Metrics for Prometheus."""
+
+    listen: Annotated[str, AfterValidator(_local)] | None = Field(
+        None,
+        description="Where `/metrics` is answered: a loopback address and port, or a Unix socket. Not set: nowhere.",
+        examples=["127.0.0.1:9477"],
+    )
+
+
 class LogSettings(Section):
     """The log."""
 
@@ -309,6 +340,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = Field(PolicySettings(), description="What to do where there is a choice.")
     blktap: BlktapSettings = Field(BlktapSettings(), description="User-space block servers, one process a disk.")
     trust: TrustSettings = Field(TrustSettings(), description="Whose documents count.")
+    metrics: MetricsSettings = Field(MetricsSettings(), description="Metrics for Prometheus.")
     log: LogSettings = Field(LogSettings(), description="The log, on standard error or in the journal.")
 
     @classmethod

@@ -35,6 +35,9 @@ class Outbox:
         self._taken: Sequence[Publication] = ()
         self._filled = asyncio.Event()
 
+    def __len__(self) -> int:
+        return len(self._taken) + len(self._waiting)
+
     def __bool__(self) -> bool:
         return bool(self._taken or self._waiting)
 

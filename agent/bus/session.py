@@ -107,6 +107,7 @@ class BusSession:
         self._denied: dict[str, tuple[float, str]] = {}
         self._known = False
         self._settled = asyncio.Event()
+        self.on_acknowledged: Callable[[float], None] = lambda _seconds: None
 
     @property
     def connected(self) -> bool:
@@ -123,6 +124,11 @@ class BusSession:
         """What is wrong between agent and broker, as a sentence that says what to do; None if nothing is known."""
         refused = (sentence for _, sentence in self._denied.values())
         return next(refused, self._trouble)
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for a connection, or for the broker's acknowledgement."""
+        return len(self._outbox)
 
     @property
     def dropped_events(self) -> int:
@@ -335,9 +341,12 @@ class BusSession:
             with self._denial_noted(publication.topic):
                 if not self._is_denied(publication.topic):
                     under_way.append(connection.send(publication.topic, publication.payload, retain=publication.retain))
-        for sent in under_way:
+        began = time.monotonic()
+        for number, sent in enumerate(under_way):
             with self._denial_noted(sent.topic):
                 await connection.verdict(sent)
+            if number == 0:
+                self.on_acknowledged(time.monotonic() - began)
         self._outbox.delivered()
 
     async def _send(self, connection: Connection, publication: Publication) -> None:

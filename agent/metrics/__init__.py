@@ -1,0 +1,1 @@
+"""What Prometheus may know of the agent: counted while it works, gathered when it is asked for."""

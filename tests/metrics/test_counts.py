@@ -1,0 +1,72 @@
+"""What becomes a number, and which one."""
+
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from agent.events import Cause
+from agent.metrics.counts import Counts
+from agent.report import Report
+from agent.status import Phase
+from reconcilers.actual import Attached, FileId
+from reconcilers.reason import Reason
+from reconcilers.spec import Backend, Format
+from reconcilers.tuning import UNTUNED
+
+ATTACHED = Attached(
+    backend=Backend.BLKTAP,
+    format=Format.QCOW2,
+    identity=FileId(1, 2),
+    device_path="/dev/loop3",
+    diskseq=7,
+    size_bytes=1 << 20,
+    logical_block_size=512,
+    read_only=False,
+    tuning=UNTUNED,
+    asked=UNTUNED,
+    slice_offset=0,
+    slice_size=None,
+    server="a server",
+    server_alive=True,
+    linked=True,
+)
+UP = Report(phase=Phase.UP, reason=Reason.AS_DESIRED, message="", attached=ATTACHED, cause=Cause.DOCUMENT)
+ANEW = replace(UP, attached=replace(ATTACHED, diskseq=8))
+
+
+def counted(*pairs: tuple[Report | None, Report]) -> dict[str, float]:
+    registry = CollectorRegistry()
+    counts = Counts(registry)
+    for before, report in pairs:
+        counts.count(before, report)
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    return {
+        "repairs": sum(one.value for one in samples if one.name == "tapster_drift_repairs_total"),
+        "restarts": sum(one.value for one in samples if one.name == "tapster_tap_restarts_total"),
+        "retries": sum(one.value for one in samples if one.name == "tapster_retries_total"),
+        "looks": sum(one.value for one in samples if one.name == "tapster_reconcile_seconds_count"),
+    }
+
+
+def test_a_first_attach_and_a_look_that_finds_nothing_are_no_repairs() -> None:
+    found = counted((None, UP), (UP, replace(UP, cause=Cause.TIMER)))
+    assert found == {"repairs": 0, "restarts": 0, "retries": 0, "looks": 2}
+
+
+def test_a_device_that_was_taken_away_and_came_back_is_a_repair() -> None:
+    assert counted((UP, replace(ANEW, cause=Cause.KERNEL)))["repairs"] == 1
+
+
+def test_a_replacement_that_an_operator_asked_for_is_none() -> None:
+    assert counted((UP, ANEW))["repairs"] == 0
+
+
+def test_a_tap_that_died_and_was_started_anew_is_both() -> None:
+    lost = replace(UP, phase=Phase.LOST, reason=Reason.SERVER_LOST)
+    found = counted((lost, replace(ANEW, cause=Cause.SERVER)))
+    assert (found["repairs"], found["restarts"]) == (1, 1)
+
+
+def test_retries_are_counted_by_what_they_try_to_get_over() -> None:
+    failed = replace(UP, phase=Phase.FAILED, reason=Reason.NO_LOOP_DEVICE, attached=None)
+    assert counted((failed, replace(UP, cause=Cause.RETRY)))["retries"] == 1
