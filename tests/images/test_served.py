@@ -14,6 +14,8 @@ from tests.images.makers import create, patch, put, vhd_dynamic, vhd_fixed
 from tests.images.watching import Watch, watched
 from tests.workbench import Bench, loop_disk, tap_disk
 
+XINCLUDE = "xmlns:xi='http://www.w3.org/2001/XInclude'"
+SCHEMA = "xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' xsi:noNamespaceSchemaLocation"
 SECRET = b"the secret of another tenant" * 64
 
 
@@ -139,4 +141,31 @@ def test_nothing_is_opened_for_what_is_served_as_raw(
     bench.push_disks("fixed", tap_disk("vda", vhd_fixed(bench.images / "fixed.vhd", planted), "vhd"))
     bench.until_guest("fixed", "Up")
     assert bench.stable("fixed", "vda").read_bytes() == planted
+    assert seen.seen() == []
+
+
+def test_nothing_that_a_definition_names_is_opened_or_called(
+    bench: Bench, victims: dict[str, Path], watch: tuple[Watch, int]
+) -> None:
+    seen, port = watch
+    host, url = victims["host"], f"http://127.0.0.1:{port}/x"
+    disk = loop_disk("vda", bench.image("a.img"))
+    plain = f"<domain><name>NAME</name><devices>{disk}</devices></domain>"
+    entity = plain.replace("NAME", "&x;")
+    documents = [
+        *(f"<!DOCTYPE domain [<!ENTITY x SYSTEM '{name}'>]>{entity}" for name in (host, url, f"file://{host}")),
+        *(f"<!DOCTYPE domain SYSTEM '{name}'>{plain}" for name in (host, url)),
+        *(f"<!DOCTYPE domain [<!ENTITY % p SYSTEM '{name}'> %p;]>{plain}" for name in (host, url)),
+        *(plain.replace("</devices>", f"<xi:include {XINCLUDE} href='{name}'/></devices>") for name in (host, url)),
+        *(f"<?xml-stylesheet href='{name}'?>{plain}" for name in (host, url)),
+        plain.replace("<domain>", f"<domain {SCHEMA}='{url}'>"),
+        plain.replace(str(bench.images / "a.img"), str(host)),
+        plain.replace(str(bench.images / "a.img"), f"{bench.images}/../{host.name}"),
+        plain.replace(str(bench.images / "a.img"), url),
+        plain.replace(str(bench.images / "a.img"), f"nbd+unix:///x?socket={bench.folder}/nbd.sock"),
+    ]
+    for number, document in enumerate(documents):
+        bench.push(f"doc-{number}", document.replace("NAME", f"doc-{number}"))
+    settled = {"Up", "Refused"}
+    bench.until(lambda: {bench.statuses.get(f"doc-{n}", {}).get("phase") for n in range(len(documents))} <= settled)
     assert seen.seen() == []
