@@ -94,6 +94,7 @@ class Daemon:
             abilities,
             settings.images.allowed(settings.paths),
             server_patience=settings.blktap.start_timeout,
+            nbd_grace=settings.blktap.nbd_grace,
             on_change=self._changed,
         )
         self._reporter = Reporter(
@@ -132,7 +133,7 @@ class Daemon:
     @classmethod
     async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
         """Find out what the host can do, and make the agent for it."""
-        abilities = await probe(settings.blktap.servers, frozenset(settings.blktap.formats))
+        abilities = await probe(settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats))
         for backend, why in abilities.missing.items():
             log.warning("a backend is not available", backend=backend, why=why)
         limits = Limits(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from agent.options import Unit
-from reconcilers.blktap.kinds import ServerKind
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.spec import Format
 
 CREDENTIAL = "credential:"
@@ -78,4 +78,5 @@ Seconds = Annotated[float, BeforeValidator(_no_truth), Unit("seconds")]
 WholeSeconds = Annotated[int, BeforeValidator(_no_truth), Unit("seconds")]
 Bytes = Annotated[int, BeforeValidator(_no_truth), Unit("bytes")]
 Server = Literal[ServerKind.TAPDISK, ServerKind.STORAGE_DAEMON]
+TapDevice = Literal[DeviceKind.NBD, DeviceKind.FUSE_LOOP]
 TapFormat = Literal[Format.AIO, Format.QCOW, Format.QCOW2, Format.VHD, Format.VHDX, Format.VDI, Format.QED, Format.VMDK]

@@ -40,13 +40,14 @@ from agent.setting_kinds import (
     Seconds,
     SecretPath,
     Server,
+    TapDevice,
     TapFormat,
     WholeSeconds,
     from_commas,
     from_pairs,
     no_builtin,
 )
-from reconcilers.blktap.kinds import ServerKind
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.pools import Pools
 from reconcilers.spec import Format
 
@@ -234,6 +235,17 @@ class BlktapSettings(Section):
         (ServerKind.TAPDISK, ServerKind.STORAGE_DAEMON),
         description="Servers that may be used, the preferred first; one that the host lacks, or that lacks what a disk "
         "needs, is passed over. None: no blktap disks.",
+    )
+    devices: Annotated[tuple[TapDevice, ...], BeforeValidator(from_commas)] = Field(
+        (DeviceKind.NBD, DeviceKind.FUSE_LOOP),
+        description="How a block device is made of what a server exports, the preferred first; what the host lacks is "
+        "passed over.",
+    )
+    nbd_grace: WholeSeconds = Field(
+        300,
+        ge=1,
+        le=86400,
+        description="How long requests to an nbd device wait when its server has died, before they fail.",
     )
     start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")
     formats: Annotated[tuple[TapFormat, ...], BeforeValidator(from_commas)] = Field(

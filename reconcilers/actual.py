@@ -74,6 +74,8 @@ class Attached:
             block device that was claimed. Without it, reads and writes fail.
         linked: Whether the stable path points to `device_path`.
         below: The images below the one that is served, the uppermost first, each with which file it is.
+        awaits_server: Its server is gone, and its requests wait for another one, which will know all that the first
+            has acknowledged.
         server_answers: False only for a server that runs, has requests to do and does not react. What else is said
             here of such a disk is what was seen last, since asking its device would hang.
         damage: What the server found wrong with the image while it served it.
@@ -94,6 +96,7 @@ class Attached:
     server: str
     server_alive: bool
     linked: bool
+    awaits_server: bool = False
     server_answers: bool = True
     below: tuple[tuple[Layer, FileId], ...] = ()
     damage: str | None = None

@@ -18,16 +18,33 @@ from reconcilers.backend import Reconciler
 from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.blktap.nbd.control import NbdDevice
+from reconcilers.blktap.nbd.devices import NbdDevices
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.look import Look
+from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
 from reconcilers.openat2 import why_not
-from reconcilers.plan import Adopt, Attach, Detach, Grow, Keep, Nothing, Refuse, Replace, Step, Tune, Unlink, plan
+from reconcilers.plan import (
+    Adopt,
+    Attach,
+    Detach,
+    Grow,
+    Keep,
+    Nothing,
+    Refuse,
+    Replace,
+    Revive,
+    Step,
+    Tune,
+    Unlink,
+    plan,
+)
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import Pin, look_at, pinned
@@ -74,11 +91,14 @@ class Orphan:
     device_path: str
 
 
-async def probe(servers: Sequence[ServerKind], formats: frozenset[Format]) -> HostAbilities:
+async def probe(
+    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format]
+) -> HostAbilities:
     """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
 
     Args:
         servers: The tap servers that the settings allow, the preferred first.
+        devices: The ways to a tap's device that they allow, the preferred first.
         formats: Image formats that they may serve.
 
     Raises:
@@ -89,7 +109,7 @@ async def probe(servers: Sequence[ServerKind], formats: frozenset[Format]) -> Ho
             f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
         )
         raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
-    taps = await probe_taps(servers, formats)
+    taps = await probe_taps(servers, devices, formats)
     missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
     if problem := unopenable("/dev/loop-control"):
         missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
@@ -107,6 +127,7 @@ class Host:
         pools: Pools,
         *,
         server_patience: float,
+        nbd_grace: int,
         on_change: Callable[[DiskKey, Trigger], None],
     ) -> None:
         """Nothing is touched yet.
@@ -117,6 +138,7 @@ class Host:
             abilities: From `probe`.
             pools: Where sources may be.
             server_patience: Seconds that a tap's server may take to start or end.
+            nbd_grace: Seconds that requests to an nbd device wait for another server when theirs has died.
             on_change: Called in the event loop when something happened to a disk behind our back.
         """
         self._runtime = runtime
@@ -130,12 +152,13 @@ class Host:
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, runtime)
+        self._nbd = NbdDevices(instance, grace=nbd_grace)
         self._loop = LoopReconciler(self._devices, self.paths)
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
             runtime / "taps",
             abilities.taps,
-            {DeviceKind.FUSE_LOOP: FuseLoop(self._devices)},
+            {DeviceKind.NBD: self._nbd, DeviceKind.FUSE_LOOP: FuseLoop(self._devices)},
             self.paths,
             patience=server_patience,
             on_server_change=lambda key: on_change(key, Trigger.SERVER),
@@ -182,8 +205,10 @@ class Host:
         self._files = None
 
     def _device_changed(self, node: str) -> None:
-        number = node.removeprefix("/dev/loop")
-        disk = self._devices.lost(int(number)) if number.isdigit() else None
+        kind = node.rstrip("0123456789")
+        by_kind: dict[str, LoopDevices | NbdDevices] = {"/dev/loop": self._devices, "/dev/nbd": self._nbd}
+        devices = by_kind.get(kind)
+        disk = devices.lost(int(node.removeprefix(kind))) if devices and node != kind else None
         if disk in self._names:
             self._on_change(self._names[disk], Trigger.KERNEL)
 
@@ -202,7 +227,7 @@ class Host:
         return found, orphans
 
     def _survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
-        devices = self._devices.survey()
+        devices: dict[str, LoopDevice | NbdDevice] = {**self._devices.survey(), **self._nbd.survey()}
         recorded = {*self._blktap.survey(), *(claim.key for claim in self._block.survey()), *self.paths.all()}
         told = {device.tag.key for device in devices.values() if device.tag and device.tag.key}
         names = {disk_id(key): key for key in known | recorded | told}
@@ -329,17 +354,23 @@ class Host:
                 await self._by_backend[attached.backend].grow(key)
             case Tune(spec, attached):
                 await self._by_backend[attached.backend].tune(spec)
-            case Replace(spec, attached):
-                if not attached.server_alive:
-                    # Nothing but errors comes from it, and what a block disk's link names is somebody else's by now, so
-                    # it goes even if what shall take its place can't be had.
-                    await self._by_backend[attached.backend].detach(key)
+            case Revive(spec, _):
                 async with self._pinned(spec) as pin:
-                    replaced = self._by_backend[attached.backend]
-                    return await self._backend(spec).attach(spec, pin, replacing=replaced)
+                    await self._blktap.revive(spec, pin)
+            case Replace(spec, attached):
+                return await self._replace(spec, attached)
             case Detach(attached):
                 await self._by_backend[attached.backend].detach(key)
         return None
+
+    async def _replace(self, spec: DiskSpec, attached: Attached) -> str | None:
+        replaced = self._by_backend[attached.backend]
+        if not attached.server_alive:
+            # Nothing but errors comes from it, and what a block disk's link names is somebody else's by now, so it goes
+            # even if what shall take its place can't be had.
+            await replaced.detach(spec.key)
+        async with self._pinned(spec) as pin:
+            return await self._backend(spec).attach(spec, pin, replacing=replaced)
 
     @asynccontextmanager
     async def _pinned(self, spec: DiskSpec) -> AsyncIterator[Pin]:

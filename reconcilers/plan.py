@@ -73,6 +73,14 @@ class Tune:
 
 
 @dataclass(frozen=True, slots=True)
+class Revive:
+    """Its server is gone and its requests wait: start another one behind the same device."""
+
+    spec: DiskSpec
+    attached: Attached
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """Take down what is there, if nobody uses it, and bring up what should be."""
 
@@ -88,7 +96,7 @@ class Detach:
     attached: Attached
 
 
-Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Tune | Replace | Detach
+Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Tune | Revive | Replace | Detach
 
 
 def plan(desired: DiskSpec | None, actual: Actual) -> Step:
@@ -187,7 +195,16 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
         return Refuse(Reason.NOT_A_LUN, message) if attached is None else Keep(Reason.NOT_A_LUN, message)
     if attached is None:
         return Attach(desired)
-    if why := _difference(desired, source, attached):
+    return _plan_present(desired, source, attached)
+
+
+def _plan_present(desired: DiskSpec, source: Source, attached: Attached) -> Step:
+    why = _difference(desired, source, attached)
+    if not attached.server_alive:
+        as_it_was = why is None and not _to_be_tuned(desired, attached)
+        revive = attached.awaits_server and as_it_was
+        return Revive(desired, attached) if revive else Replace(desired, attached, "what serves it is gone")
+    if why:
         return Replace(desired, attached, why)
     if not attached.linked:
         return Adopt(desired, attached)
@@ -198,8 +215,6 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
 
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
     """Why what is there can't stay, in words; None if it can."""
-    if _gone(attached):
-        return "what serves it is gone"
     pairs = (
         ("backend", desired.backend, attached.backend),
         ("format", desired.format, attached.format),

@@ -279,6 +279,12 @@ class Reason(StrEnum):
         "Mount it again and let go of the device (see in_use); it is rebuilt when nobody holds it.",
         True,
     )
+    SERVER_CRASHES = (
+        "ServerCrashes",
+        "The disk's server dies again and again; its last log lines are in the message.",
+        "Act on the log lines; it is started less and less often, and five times in ten minutes at most.",
+        True,
+    )
     SERVER_HUNG = (
         "ServerHung",
         "The disk's server runs and does not answer: reads and writes wait.",

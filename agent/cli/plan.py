@@ -95,13 +95,14 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
     )
     outcomes = [outcome for file in files for outcome in parse_each(read(file, limits.max_bytes + 1), limits=limits)]
     guests = [outcome for outcome in outcomes if not isinstance(outcome, DocumentRejected)]
-    abilities = await probe(settings.blktap.servers, frozenset(settings.blktap.formats))
+    abilities = await probe(settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats))
     host = Host(
         settings.paths.runtime,
         instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
         abilities,
         settings.images.allowed(settings.paths),
         server_patience=settings.blktap.start_timeout,
+        nbd_grace=settings.blktap.nbd_grace,
         on_change=lambda *_: None,
     )
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.blktap.nbd.devices import why_not as nbd_lacks
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.storage_daemon import StorageDaemon
 from reconcilers.blktap.tapdisk.probe import probe_tapdisk
@@ -43,10 +44,15 @@ class TapAbilities:
         for kind, server in self.servers.items():
             why = server.lacks(spec)
             if why is None:
-                return kind, self.devices[0]
+                return kind, self._device_over(kind)
             lacking.append(f"{kind} lacks {why}")
         message = f"no server that blktap.servers names can serve {spec.key}: {', '.join(lacking)}"
         raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
+
+    def _device_over(self, server: ServerKind) -> DeviceKind:
+        """A tapdisk speaks NBD by itself; what makes a FUSE export of that is another program, which may lack."""
+        speaks_fuse = server is not ServerKind.TAPDISK or self.relay
+        return next(kind for kind in self.devices if kind is DeviceKind.NBD or speaks_fuse)
 
     def every_server(self) -> dict[ServerKind, TapServer]:
         """One of each kind: a tap that is there is asked and stopped whatever the settings say by now."""
@@ -58,18 +64,23 @@ class TapAbilities:
         }
 
 
-async def probe_taps(servers: Sequence[ServerKind], formats: frozenset[Format]) -> TapAbilities:
+async def probe_taps(
+    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format]
+) -> TapAbilities:
     """Find out what can be had.
 
     Args:
         servers: What the settings allow, the preferred first.
+        devices: The ways to a device that they allow, the preferred first.
         formats: Image formats that may be served.
     """
     if not servers:
         return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)")
     version = await storage_daemon.version()
     daemon = StorageDaemon(version) if version else None
-    devices, no_device = _devices()
+    lacks = {kind: why_no_device(kind) for kind in devices}
+    usable = tuple(kind for kind in devices if not lacks[kind])
+    no_device = None if usable else "; ".join(filter(None, lacks.values())) or "the settings allow no device"
     found: dict[ServerKind, TapServer] = {}
     lacking: list[str] = []
     for kind in servers:
@@ -83,7 +94,7 @@ async def probe_taps(servers: Sequence[ServerKind], formats: frozenset[Format]) 
                 )
             case ServerKind.TAPDISK:
                 tapdisk, why = await probe_tapdisk(formats, daemon)
-                if tapdisk and not daemon and devices == (DeviceKind.FUSE_LOOP,):
+                if tapdisk and not daemon and DeviceKind.NBD not in usable:
                     lacking.append("tapdisk needs the kernel's nbd, or qemu-storage-daemon in front of it")
                 elif tapdisk:
                     found[kind] = tapdisk
@@ -91,16 +102,18 @@ async def probe_taps(servers: Sequence[ServerKind], formats: frozenset[Format]) 
                     lacking.append(why)
     missing = no_device or (None if found else "; ".join(lacking))
     opened = frozenset(fmt for server in found.values() for fmt in server.formats)
-    return TapAbilities(found, devices, frozenset() if missing else opened & formats, missing, daemon)
+    return TapAbilities(found, usable, frozenset() if missing else opened & formats, missing, daemon)
 
 
-def _devices() -> tuple[tuple[DeviceKind, ...], str | None]:
-    """The ways to a device, and what is missing where there is none."""
+def why_no_device(kind: DeviceKind) -> str | None:
+    """Why this host has no device of a kind, and what to do about it; None if it has."""
+    if kind is DeviceKind.NBD:
+        return nbd_lacks()
     if problem := unopenable("/dev/loop-control"):
-        return (), f"{problem}; load it with `modprobe loop`"
+        return f"{problem}; load it with `modprobe loop`"
     if problem := unopenable("/dev/fuse"):
-        return (), f"{problem}; load it with `modprobe fuse`"
-    return (DeviceKind.FUSE_LOOP,), None
+        return f"{problem}; load it with `modprobe fuse`"
+    return None
 
 
 def unopenable(path: str) -> str | None:

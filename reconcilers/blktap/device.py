@@ -24,7 +24,7 @@ class TapDevice(Protocol):
         """The disk's device; None if there is none, also when it was taken away behind our back."""
 
     def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
-        """Make the device over what the tap's server exports.
+        """Have a device over what the tap's server exports: one that is there is kept.
 
         Raises:
             DiskError: What the kernel says against it; nothing is left bound.

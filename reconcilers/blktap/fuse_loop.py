@@ -27,6 +27,8 @@ class FuseLoop:
 
     def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
         """See `TapDevice`."""
+        if node := self.find(spec.key):
+            return node
         export = os.open(tap.export, (os.O_RDONLY if spec.read_only else os.O_RDWR) | os.O_CLOEXEC)
         try:
             device = self._devices.attach(

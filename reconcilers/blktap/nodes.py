@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.blktap.tap import TapRecord
 from reconcilers.spec import Format
 from reconcilers.tuning import Cache, Limits
@@ -78,16 +79,18 @@ def strangers(record: TapRecord, found: Iterable[Mapping[str, object]]) -> Itera
     yield from (f"no node {name}" for name in given)
 
 
-def export(record: TapRecord, mount_point: Path) -> Node:
-    """The export of the topmost node."""
-    return {
-        "type": "fuse",
+def export_arguments(record: TapRecord, mount_point: Path, nbd_socket: Path) -> list[str]:
+    """Options that export the topmost node in the way that the tap's device needs."""
+    export: Node = {
         "id": EXPORT,
         "node-name": _top(record),
-        "mountpoint": str(mount_point),
         "writable": not record.read_only,
         "writethrough": record.tuning.cache.through,
     }
+    if record.device_kind is DeviceKind.FUSE_LOOP:
+        return ["--export", json.dumps(export | {"type": "fuse", "mountpoint": str(mount_point)})]
+    listener = f"addr.type=unix,addr.path={nbd_socket}"
+    return ["--nbd-server", listener, "--export", json.dumps(export | {"type": "nbd", "name": EXPORT})]
 
 
 def throttle(limits: Limits) -> dict[str, int]:
@@ -110,16 +113,21 @@ def _nodes(record: TapRecord, image_fds: Sequence[int]) -> list[Node]:
     nodes = [*_lower(record, image_fds[1:]), _image(record, image_fds), *_slice(record), _format(record)]
     if record.tuning.limits:
         nodes.append({"driver": "throttle", "throttle-group": "limits", "node-name": "limits", "file": "format"})
-    if not record.tuning.discard:
+    if _refuses_holes(record):
         below = "limits" if record.tuning.limits else "format"
         nodes.append({"driver": "blkdebug", "inject-error": _REFUSALS, "node-name": "no-holes", "image": below})
     return [{"read-only": record.read_only, "discard": "unmap"} | node for node in nodes]
 
 
 def _top(record: TapRecord) -> str:
-    if not record.tuning.discard:
+    if _refuses_holes(record):
         return "no-holes"
     return "limits" if record.tuning.limits else "format"
+
+
+def _refuses_holes(record: TapRecord) -> bool:
+    # Over NBD a discard is a mere hint, and a node that is told to ignore it does so without an error.
+    return record.device_kind is DeviceKind.FUSE_LOOP and not record.tuning.discard
 
 
 def _lower(record: TapRecord, fds: Sequence[int]) -> list[Node]:

@@ -1,6 +1,7 @@
 """The `blktap` backend: one server process per disk, and a block device made of what it exports."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,8 +12,10 @@ import structlog
 from reconcilers.actual import Attached, FileId
 from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
+from reconcilers.blktap.crashes import Crashes
 from reconcilers.blktap.device import TapDevice
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.blktap.nbd.devices import survives_its_server
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
 from reconcilers.blktap.tap import TapFolder, TapLayer, TapRecord
@@ -68,6 +71,8 @@ class BlktapReconciler:
         self._patience = patience
         self._on_server_change = on_server_change
         self._watches: dict[DiskKey, _Watch] = {}
+        self._ending: set[DiskKey] = set()
+        self._crashes = Crashes(time.monotonic)
 
     def survey(self) -> list[DiskKey]:
         """Every disk that has a tap's folder with a record."""
@@ -93,6 +98,8 @@ class BlktapReconciler:
         if record is None:
             return None
         device, fuse = self._devices[record.device_kind].find(key), record.device_kind is DeviceKind.FUSE_LOOP
+        # An export can be taken away from a server that goes on; one that has no device yet may be just starting.
+        alive = tap.alive() and (device is None or not fuse or tap.exports())
         return Attached(
             backend=Backend.BLKTAP,
             format=record.format,
@@ -108,14 +115,15 @@ class BlktapReconciler:
             slice_size=record.slice_size,
             server=record.server,
             below=tuple((Layer(one.source, one.format), FileId(one.device, one.inode)) for one in record.below),
-            # An export can be taken away from a server that goes on; one that has no device yet may be just starting.
-            server_alive=tap.alive() and (device is None or not fuse or tap.exports()),
+            server_alive=alive,
+            awaits_server=not alive and device is not None and not fuse and survives_its_server(record),
             damage=tap.damage(),
-            linked=device is not None and self._paths.read(key) == device.path,
+            linked=device is not None and self._paths.read(key) == device.path and not tap.reconnecting(),
         )
 
     async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
+        self._crashes.refuse_too_soon(spec.key)
         async with claimed_source(spec, pin, replacing) as checked:
             tap = await asyncio.to_thread(self._prepare, spec, checked)
             try:
@@ -130,6 +138,20 @@ class BlktapReconciler:
             await self.detach(spec.key)
             raise
         return checked.verdict.warning
+
+    async def revive(self, spec: DiskSpec, pin: Pin) -> None:
+        """Start another server behind a device whose requests wait for one.
+
+        The device stays whatever goes wrong, and its requests wait on.
+        """
+        self._crashes.refuse_too_soon(spec.key)
+        tap = TapFolder.of(self._taps, spec.key)
+        async with claimed_source(spec, pin, None) as checked:
+            await self._server(tap).stop(tap, within=self._patience)  # what the last one has left
+            await asyncio.to_thread(self._renew, tap, checked)
+            await self._server(tap).spawn(tap, _descriptors(checked), within=self._patience)
+        self._watch(spec.key, await asyncio.to_thread(tap.process_ids))
+        await asyncio.to_thread(self._bind, spec, tap)
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
@@ -160,8 +182,12 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         if watch := self._watches.get(key):
             watch.events.close()  # what it says at its end is no news
-        await self._server(tap).stop(tap, within=self._patience)
-        await asyncio.to_thread(tap.remove)
+        self._ending.add(key)
+        try:
+            await self._server(tap).stop(tap, within=self._patience)
+            await asyncio.to_thread(tap.remove)
+        finally:
+            self._ending.discard(key)
 
     async def grow(self, key: DiskKey) -> None:
         """See `Reconciler`. Never planned: only a raw file's length says a disk's size."""
@@ -203,14 +229,20 @@ class BlktapReconciler:
                 server_kind=server_kind,
                 device_kind=device_kind,
                 asked=spec.tuning,
-                tuning=server.grant(spec, image),
+                tuning=server.grant(spec, image, device_kind),
             )
         )
         return tap
 
+    def _renew(self, tap: TapFolder, checked: CheckedSource) -> None:
+        record = tap.record()
+        if record is None or record.identity != checked.image.source.identity:
+            raise DiskError(Reason.IMAGE_MISSING, f"{checked.image.path} is another file than the disk had until now")
+        tap.renew(record.model_copy(update={"server": self._servers[record.server_kind].version}))
+
     def _bind(self, spec: DiskSpec, tap: TapFolder) -> None:
         device = self._device(tap)
-        node = device.find(spec.key) or device.attach(spec, tap)
+        node = device.attach(spec, tap)
         self._paths.point(spec.key, node.path)
 
     def _has_no_device(self, key: DiskKey, tap: TapFolder) -> bool:
@@ -239,6 +271,8 @@ class BlktapReconciler:
 
         def ended() -> None:
             self._forget(key)
+            if key not in self._ending:
+                self._crashes.note(key, tap.last_log_lines())
             self._on_server_change(key)
 
         async def said(event: str, words: str) -> None:

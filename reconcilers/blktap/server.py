@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.source import OpenSource
 from reconcilers.spec import DiskSpec, Format
@@ -26,8 +27,8 @@ class TapServer(Protocol):
     def lacks(self, spec: DiskSpec) -> str | None:
         """What it can't do of that which the spec must have, in words; None if it can serve it."""
 
-    def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
-        """What of the spec's tuning can be had for its image. Blocks; call it in a thread.
+    def grant(self, spec: DiskSpec, image: OpenSource, device: DeviceKind) -> Tuning:
+        """What of the spec's tuning can be had for its image over such a device. Blocks; call it in a thread.
 
         Raises:
             DiskError: The image is none for this server.

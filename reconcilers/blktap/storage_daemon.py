@@ -7,7 +7,6 @@ reference.
 
 import asyncio
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -20,8 +19,8 @@ from pathlib import Path
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from reconcilers.blktap.grant import grant
-from reconcilers.blktap.kinds import ServerKind
-from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export, node_arguments, strangers, throttle
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_arguments, node_arguments, strangers, throttle
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.process import process_end
@@ -81,9 +80,10 @@ class StorageDaemon:
         """See `TapServer`."""
         return None if spec.format in self.formats else f"the format {spec.format}"
 
-    def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
+    def grant(self, spec: DiskSpec, image: OpenSource, device: DeviceKind) -> Tuning:
         """See `TapServer`."""
-        exact, through = punches_exactly(self.version), flushes_every_write(self.version)
+        exact = device is DeviceKind.NBD or punches_exactly(self.version)
+        through = flushes_every_write(self.version)
         return grant(spec, image, exact=exact, through=through)
 
     async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
@@ -213,7 +213,7 @@ def _command(tap: TapFolder, image_fds: Sequence[int], control_fd: int, events_f
         *_monitor("control", control_fd),
         *_monitor("events", events_fd),
         *node_arguments(record, image_fds),
-        *("--export", json.dumps(export(record, tap.export))),
+        *export_arguments(record, tap.export, tap.nbd),
         *("--pidfile", str(tap.pid_file)),
     ]
 

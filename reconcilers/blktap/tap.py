@@ -10,6 +10,7 @@
     nbd.sock   where it speaks NBD, for a device of the kernel's nbd or for a relay
     marker     of a tapdisk: links to the marker of its minor
     relay/     of a tapdisk whose device needs a FUSE export: the storage daemon in front of it, a tap of its own
+    reconnecting  there while a device waits for its next server
     log        what it printed
 
 Liveness is the lock and never a process id alone: ids are reused, an inherited lock can't be.
@@ -154,6 +155,25 @@ class TapFolder:
     def lock(self) -> Path:
         """Locked as long as the server lives."""
         return self.path / "lock"
+
+    @property
+    def _reconnecting(self) -> Path:
+        return self.path / "reconnecting"
+
+    def reconnecting(self) -> bool:
+        """Whether the device waits for its server: another one was started for it and is not connected to it yet."""
+        return self._reconnecting.exists()
+
+    def connected(self) -> None:
+        """The device has its server."""
+        self._reconnecting.unlink(missing_ok=True)
+
+    def renew(self, record: TapRecord) -> None:
+        """Make the folder of a server that is gone ready for the next one behind the same device."""
+        self._reconnecting.touch(mode=0o600)
+        for path in (self.qmp, self.events, self.nbd, self.pid_file):
+            path.unlink(missing_ok=True)
+        self.write(record)
 
     def prepare(self, record: TapRecord) -> None:
         """Make the folder and write down what shall be served, before anything runs."""

@@ -16,6 +16,7 @@ from reconcilers.plan import (
     Nothing,
     Refuse,
     Replace,
+    Revive,
     Step,
     Tune,
     Unlink,
@@ -58,6 +59,7 @@ ON_LOOP = Attached(
     linked=True,
 )
 ON_AIO = replace(ON_LOOP, backend=Backend.BLKTAP, format=Format.AIO)
+AWAITING = replace(ON_AIO, device_path="/dev/nbd0", server_alive=False, awaits_server=True)
 ON_QCOW2 = replace(ON_AIO, format=Format.QCOW2)
 ON_BLOCK = replace(ON_LOOP, backend=Backend.BLOCK, identity=BLOCK.identity, device_path="/dev/sdb")
 
@@ -107,6 +109,17 @@ CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, 
     "another device": (PHY, replace(BLOCK, identity=FileId(3, 0)), ON_BLOCK, Replace, "image"),
     "direct I/O not granted": (DIRECT, FILE, replace(ON_LOOP, asked=DIRECT.tuning), Nothing, "AsDesired"),
     "direct I/O not wanted": (LOOP, FILE, replace(ON_LOOP, tuning=DIRECT.tuning, asked=DIRECT.tuning), Tune, ""),
+    "tap dead, its device waits": (AIO, FILE, AWAITING, Revive, ""),
+    "tap dead, its device waits, another image": (AIO, OTHER, AWAITING, Replace, "what serves it is gone"),
+    "tap dead, its device waits, to be tuned": (
+        replace(AIO, tuning=Tuning(cache=Cache.UNSAFE)),
+        FILE,
+        AWAITING,
+        Replace,
+        "what serves it is gone",
+    ),
+    "tap dead, its device waits, source missing": (AIO, MISSING, AWAITING, Keep, "ServerLost"),
+    "tap dead, its device waits, absent": (None, None, AWAITING, Detach, ""),
     "tap dead": (AIO, FILE, replace(ON_AIO, server_alive=False), Replace, "what serves it is gone"),
     "link missing": (LOOP, FILE, replace(ON_LOOP, linked=False), Adopt, ""),
     "tap without device": (AIO, FILE, replace(ON_AIO, device_path=None, size_bytes=0, linked=False), Adopt, ""),
@@ -177,6 +190,7 @@ attachments = st.builds(
     slice_size=st.sampled_from([None, 512]),
     server=st.just("a server"),
     server_alive=st.booleans(),
+    awaits_server=st.booleans(),
     linked=st.booleans(),
 )
 
@@ -194,6 +208,11 @@ def test_nothing_is_taken_down_without_a_reason_to(
             assert there == attached
             assert why
             assert spec.key == LOOP.key
+        case Revive(spec, there):
+            assert there.awaits_server
+            assert not there.server_alive
+            assert isinstance(source, Source)
+            assert (spec.key, there.identity, there.format) == (LOOP.key, source.identity, spec.format)
         case Attach() | Refuse():
             assert attached is None
         case Keep() | Adopt() | Grow() | Tune():

@@ -63,9 +63,9 @@ class Tapdisk:
         }
         return next((what for what, lacking in wanted.items() if lacking), None)
 
-    def grant(self, spec: DiskSpec, image: OpenSource) -> Tuning:
+    def grant(self, spec: DiskSpec, image: OpenSource, device: DeviceKind) -> Tuning:
         """See `TapServer`."""
-        del spec
+        del spec, device
         if (size := image.source.size_bytes) % SECTOR:
             message = (
                 f"image {image.path} has {size} bytes, no multiple of {SECTOR}, and tapdisk would cut off the rest; "
