@@ -29,7 +29,7 @@ class TlsBench(Bench):
         self.certificates = broker.certificates
         self.operator = self.certificates.tls("operator", "alice")
         self.operators_port = broker.operators_port
-        super().__init__(folder, broker)
+        super().__init__(folder, broker, '[log]\nlevel = "debug"\n')
         self.tls = self.certificates.tls("host", self.host)
         self.config.write_text(self.config.read_text() + toml(self.tls))
 

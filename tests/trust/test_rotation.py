@@ -204,9 +204,13 @@ def test_a_new_host_with_the_newest_keys_in_its_folder_joins_in_the_middle(tmp_p
 
 
 def test_a_signed_document_is_no_statement_and_a_statement_no_document(host: Host) -> None:
+    """Not even with the content of one: what kind of bytes they are was signed with them."""
     assert host.verdict(A_TO_B) is Reason.INVALID_DOCUMENT
-    say(host, sealed(A))
-    assert obeys(host) == {A}
+    assert host.verdict(Envelope(A_TO_B.payload_type, sealed().payload).signed_by(A)) is Reason.INVALID_DOCUMENT
+    for disguised in (sealed(A), Envelope(sealed().payload_type, A_TO_B.payload).signed_by(A)):
+        say(host, disguised)
+        assert trouble(host) is Reason.INVALID_DOCUMENT
+        assert obeys(host) == {A}
 
 
 def test_a_chain_leaves_out_what_leads_nowhere() -> None:

@@ -2,21 +2,25 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.bus.message import Message
-from agent.bus.topics import Topics
-from agent.definition import Limits
+from agent.bus.topics import Scope, Topics
+from agent.definition import DocumentRejected, Limits
 from agent.desired import DesiredWorld, Gone
+from agent.document import read_document
 from agent.intake import Accepted, Intake, Outcome, TurnedAway, Unchanged, Withdrawn
 from agent.settings import TrustSettings
 from agent.store import Store
 from agent.trust.dsse import Envelope
 from agent.trust.keys import PrivateKey
-from agent.trust.policy import Trust
+from agent.trust.policy import Keyring, Trust
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from tests.trust.signing import FLEET, XML, fields, folder, sealed
@@ -119,6 +123,20 @@ def test_a_document_that_was_changed_after_signing_is_refused(host: Host) -> Non
     other = Envelope(good.payload_type, good.payload.replace(b"present", b"absent!"), good.signatures)
     assert host.verdict(other) is Reason.SIGNATURE_INVALID
     assert host.in_force is None
+
+
+@given(st.data())
+def test_no_change_of_a_byte_makes_another_document(data: st.DataObject) -> None:
+    """Whatever is changed in an envelope, it is refused or says what was signed."""
+    payload = bytearray(sealed(A, B).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    trust = Trust(fleet=FLEET, required=True, root=Keyring(frozenset({A.public, B.public}), 1))
+    with suppress(DocumentRejected):
+        read = read_document(
+            bytes(payload), scope=Scope("host", "db1"), guest="web", properties={}, limits=Limits(), opener=trust
+        )
+        assert not read.signers or (read.generation, read.state, read.body) == (1, "present", XML.encode())
 
 
 @pytest.mark.parametrize(
