@@ -215,11 +215,18 @@ class Connection(aiomqtt.Client):
             DeniedError: The broker refused one. That it did not is no proof: some grant all and deliver nothing.
             aiomqtt.MqttError: The connection has ended.
         """
+        for error in (await self.follow_granted(filters)).values():
+            raise error
+
+    async def follow_granted(self, filters: Sequence[str]) -> dict[str, DeniedError]:
+        """As `follow`, in one request; returns which filters were refused, and follows the others."""
         options = SubscribeOptions(qos=1)
         verdicts = await self.subscribe([(name, options) for name in filters], timeout=float("inf"))
-        for name, verdict in zip(filters, verdicts, strict=True):
-            if isinstance(verdict, ReasonCode) and verdict.is_failure:
-                raise DeniedError(f"the broker refused the subscription to {name}: {verdict}; check its access list")
+        return {
+            name: DeniedError(f"the broker refused the subscription to {name}: {verdict}; check its access list")
+            for name, verdict in zip(filters, verdicts, strict=True)
+            if isinstance(verdict, ReasonCode) and verdict.is_failure
+        }
 
     def _wake(self, ended: asyncio.Future[None]) -> None:
         why = ended.exception() or aiomqtt.MqttError("the connection was closed")

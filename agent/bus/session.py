@@ -229,11 +229,8 @@ class BusSession:
     async def _ask(self, connection: Connection) -> None:
         """Subscribe, and send the nonce that comes back behind everything retained."""
         self._nonce = secrets.token_hex(8).encode()
-        for name in self._filters:
-            try:
-                await connection.follow([name])
-            except DeniedError as error:
-                self._report_denied(name, error)
+        for name, error in (await connection.follow_granted(self._filters)).items():
+            self._report_denied(name, error)
         await self._send_nonce(connection)
 
     async def _send_nonce(self, connection: Connection) -> None:

@@ -1,0 +1,127 @@
+"""Measure a fleet of real agents with simulated kernels on one mosquitto, and say what is lost, if anything.
+
+    python -m tests.bench.fleet                       500 hosts and 1,000, two minutes
+    python -m tests.bench.fleet --hosts 2500,5000     the sizes that the targets are about
+    python -m tests.bench.fleet --json FILE           everything that was measured, for programs
+
+Each size is a fleet of its own: so many agents in a few processes, one guest with four disks that every host gets by a
+document of the group `all`. Rounds: everyone connects at once to a broker that has the document; a push to all; a push
+with 5 % of the hosts failing, which are mended then; a push with the broker restarted in the middle.
+
+A round ends when the status of every host tells of the document and of all disks up (or failed, where they were made
+to), heard by a `mosquitto_sub` on the same broker. It runs where Linux, mosquitto and mosquitto-clients are. A round
+takes seven minutes at most; then it says what is missing, and ends. Everything is taken down again, also after Ctrl-C.
+"""
+
+import argparse
+import json
+import resource
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.fleet_run import Fleet, FleetError, Round, fleet
+from tests.broker import Broker
+
+FAILING = 0.05
+
+
+def main() -> int:
+    """Run every size, print, write."""
+    options = _options()
+    console = Console(width=max(150, Console().width))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    sizes = dict[int, list[Round]]()
+    code = 0
+    for hosts in options.hosts:
+        console.print(f"… {hosts} hosts in {options.processes} processes", style="dim")
+        try:
+            with fleet(hosts, options.processes, console) as running:
+                sizes[hosts] = rounds(running)
+        except FleetError as error:
+            console.print(f"{hosts} hosts: {error}", highlight=False, soft_wrap=True)
+            code = 1
+        except KeyboardInterrupt:
+            code = 130
+            break
+    show(sizes, console)
+    if options.json:
+        options.json.write_text(
+            json.dumps({str(hosts): [one.table() for one in some] for hosts, some in sizes.items()})
+        )
+    return code
+
+
+def rounds(running: Fleet) -> list[Round]:
+    """The rounds, in order."""
+    broker: Broker = running.broker
+    everyone = running.hosts
+    first = running.measured("cold start", lambda: running.push_and_start(1), 1, up=everyone)
+    second = running.measured("push to all", lambda: running.push(2), 2, up=everyone)
+
+    def push_to_some_that_fail() -> None:
+        running.tell(f"fail {FAILING}")
+        running.push(3)
+
+    failing = running.failing(FAILING)
+    third = running.measured(f"{failing} hosts fail", push_to_some_that_fail, 3, up=everyone - failing, failed=failing)
+    mended = running.measured("… and are mended", lambda: running.tell("mend"), 3, up=everyone)
+
+    def push_and_restart() -> None:
+        running.push(4)
+        broker.restart()
+
+    fifth = running.measured("broker restarted in the middle", push_and_restart, 4, up=everyone)
+    return [first, second, third, mended, fifth]
+
+
+def show(sizes: dict[int, list[Round]], console: Console) -> None:
+    """Print the table, and how time grows with hosts."""
+    table = Table(title="A fleet on one broker and two cores, or as many as there are", title_justify="left")
+    for heading in (
+        *("hosts", "round", "seconds to the last status", "half of the hosts", "messages a host", "lost events"),
+        *("CPU ms a host", "broker CPU s", "broker RSS MB", "agents RSS MB a host"),
+    ):
+        table.add_column(heading, justify="left" if heading == "round" else "right")
+    for hosts, some in sizes.items():
+        for one in some:
+            table.add_row(
+                str(hosts),
+                one.name,
+                f"{one.seconds:.2f}",
+                f"{one.half:.2f}",
+                f"{one.messages / hosts:.1f}",
+                str(one.lost),
+                f"{1000 * one.agents_cpu / hosts:.2f}",
+                f"{one.broker_cpu:.2f}",
+                f"{one.broker_rss:.0f}",
+                f"{one.agents_rss / hosts:.2f}",
+            )
+    console.print(table)
+    for small, large in zip(sizes, list(sizes)[1:], strict=False):
+        for few, many in zip(sizes[small], sizes[large], strict=True):
+            factor = many.seconds / few.seconds
+            console.print(
+                f"{many.name}: {large / small:g} times the hosts cost {factor:.2f} times the time", highlight=False
+            )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hosts", type=_numbers, default=[500, 1000], metavar="N,…", help="sizes, the smallest first")
+    parser.add_argument("--processes", type=int, default=4, help="that the hosts of a fleet are spread over")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
