@@ -12,7 +12,7 @@ from reconcilers.exclusive import claim
 from reconcilers.images import Verdict, judge
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource, Pin, inspected, opened
-from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 
 
 class Reconciler(Protocol):
@@ -101,19 +101,18 @@ async def claimed_source(spec: DiskSpec, pin: Pin, replacing: Reconciler | None)
         DiskError: What `checked_source`, `claim` or the detaching says against it.
     """
     async with checked_source(spec, pin, claimed=replacing is None) as checked:
-        if replacing:
-            await _claim_from(replacing, spec, checked)
-        yield checked
+        yield await _claim_from(replacing, spec, checked) if replacing else checked
 
 
-async def _claim_from(replacing: Reconciler, spec: DiskSpec, checked: CheckedSource) -> None:
+async def _claim_from(replacing: Reconciler, spec: DiskSpec, checked: CheckedSource) -> CheckedSource:
     old = await asyncio.to_thread(replacing.observe, spec.key)
     same_image = old is not None and bool(old.identities & checked.identities)
     if same_image:
         await replacing.detach(spec.key)
-    await asyncio.to_thread(_claim_all, spec, checked)
+    claimed = await asyncio.to_thread(_claim_all, spec, checked)
     if not same_image:
         await replacing.detach(spec.key)
+    return claimed
 
 
 def open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool) -> CheckedSource:
@@ -121,37 +120,48 @@ def open_and_check(spec: DiskSpec, pin: Pin, stack: ExitStack, *, claimed: bool)
 
     Each layer of a chain but the last must name the next one, and the last none.
     """
-    if spec.format is None:
-        raise AssertionError(f"{spec.key} has no source to open")
-    fmt, offset, size = spec.format, spec.slice_offset, spec.slice_size
-    lower = [layer.path for layer in spec.chain]
-    verdict = inspected(
-        pin,
-        lambda found: judge(found.part(offset, size), fmt, read_only=spec.read_only, below=lower[0] if lower else None),
-    )
-    below = tuple(
-        _open_layer(layer, each, lower[number] if number < len(lower) else None, stack)
-        for number, (layer, each) in enumerate(zip(spec.chain, pin.below, strict=True), 1)
-    )
+    verdict, *lower = [
+        inspected(each, lambda found, number=number: _judge(spec, found, number))  # type: ignore[misc]
+        for number, each in enumerate((pin, *pin.below))
+    ]
     image = stack.enter_context(opened(pin, writable=not spec.read_only))
-    checked = CheckedSource(image, verdict, below)
+    below = [CheckedSource(_open_layer(each, stack), one) for each, one in zip(pin.below, lower, strict=True)]
+    checked = CheckedSource(image, verdict, tuple(below))
     if len(checked.identities) <= len(below):
         raise DiskError(Reason.INVALID_SOURCE, f"{spec.key} has one image in its backing chain twice; name each once")
-    if claimed:
-        _claim_all(spec, checked)
-    return checked
+    return _claim_all(spec, checked) if claimed else checked
 
 
-def _open_layer(layer: Layer, pin: Pin, below: str | None, stack: ExitStack) -> CheckedSource:
+def _open_layer(pin: Pin, stack: ExitStack) -> OpenSource:
     if pin.source.kind is not SourceKind.FILE:
         message = f"source {pin.path} is a block device, and an image below another must be a file; copy it to one"
         raise DiskError(Reason.NOT_AN_IMAGE, message)
-    verdict = inspected(pin, lambda found: judge(found, layer.format, read_only=True, below=below))
-    return CheckedSource(stack.enter_context(opened(pin, writable=False)), verdict)
+    return stack.enter_context(opened(pin, writable=False))
 
 
-def _claim_all(spec: DiskSpec, checked: CheckedSource) -> None:
-    """Any number of disks may stand on one image, and nobody writes to it meanwhile."""
+def _judge(spec: DiskSpec, image: OpenSource, number: int) -> Verdict:
+    """Judge the image at a place of the chain; the source itself is number 0."""
+    if spec.format is None:
+        raise AssertionError(f"{spec.key} has no source to judge")
+    below = spec.chain[number].path if number < len(spec.chain) else None
+    if number:
+        return judge(image, spec.chain[number - 1].format, read_only=True, below=below)
+    part = image.part(spec.slice_offset, spec.slice_size)
+    return judge(part, spec.format, read_only=spec.read_only, below=below)
+
+
+def _claim_all(spec: DiskSpec, checked: CheckedSource) -> CheckedSource:
+    """Lock every image, and judge it once more: until now, somebody could have written to it.
+
+    Any number of disks may stand on one image, and nobody writes to it meanwhile.
+    """
     claim(checked.image, spec)
     for each in checked.below:
         claim(each.image, replace(spec, read_only=True, shareable=False))
+    if spec.format in {Format.RAW, Format.AIO}:
+        return checked  # it is what it is, whatever is written to it
+    verdict, *lower = [
+        _judge(spec, each.image.as_it_is_now(), number) for number, each in enumerate((checked, *checked.below))
+    ]
+    below = [replace(each, verdict=one) for each, one in zip(checked.below, lower, strict=True)]
+    return replace(checked, verdict=verdict, below=tuple(below))

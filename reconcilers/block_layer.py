@@ -34,13 +34,19 @@ def stack(rdev: int) -> Iterator[int]:
     while waiting:
         device = waiting.pop()
         yield device
-        folder = _folder(device)
-        below = [folder / ".."] if (folder / "partition").exists() else []
-        below += folder.glob("slaves/*")
-        for each in (_device(path) for path in below):
-            if each is not None and each not in seen:
+        for each in _directly_below(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"):
+            if each not in seen:
                 seen.add(each)
                 waiting.append(each)
+
+
+def _directly_below(folder: str) -> Iterator[int]:
+    """By bare calls, since the file system under every image is looked at this way."""
+    try:
+        below = [f"{folder}/slaves/{name}" for name in os.listdir(f"{folder}/slaves")]  # noqa: PTH208 - hot
+    except FileNotFoundError:  # a partition has none, and is a part of its disk
+        below = [f"{folder}/.."] if os.access(f"{folder}/partition", os.F_OK) else []
+    yield from (device for path in below if (device := _device(Path(path))) is not None)
 
 
 def _folder(rdev: int) -> Path:

@@ -30,6 +30,14 @@ _POOL_IN_POOL = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 # The names below /dev are root's, links and all; which device it is decides, not what it is called.
 _IN_DEV = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
 
+_POOL_FAILURES = {
+    errno.EACCES: Reason.PERMISSION_DENIED,
+    errno.EPERM: Reason.PERMISSION_DENIED,
+    errno.ELOOP: Reason.OUTSIDE_POOLS,
+    errno.EXDEV: Reason.OUTSIDE_POOLS,
+}
+"""Any other is a pool that is not there."""
+
 _NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
@@ -83,13 +91,13 @@ def opened_below(pools: Pools, path: str, *, folder: bool = False) -> Iterator[t
         OSError: The kernel can't say what is there.
     """
     wanted = _absolute(path)
-    base = max((each for each in (*pools.folders, DEVICES) if wanted.is_relative_to(each)), key=_depth, default=None)
+    base = max((each for each in (*pools.folders, DEVICES) if _is_below(wanted, str(each))), key=_depth, default=None)
     if base is None:
         raise outside(path, pools, "is in no image pool")
     flags, rules = os.O_PATH | (os.O_DIRECTORY if folder else 0), _IN_POOL if base in pools.folders else _IN_DEV
     with _opened_pool(pools, base) as pool_fd:
         try:
-            fd = openat2(pool_fd, str(wanted.relative_to(base)), flags, rules)
+            fd = openat2(pool_fd, wanted[len(str(base)) :].strip("/") or ".", flags, rules)
         except OSError as error:
             raise _not_resolved(path, base, error) from error
         try:
@@ -114,19 +122,24 @@ def _opened_pool(pools: Pools, pool: Path) -> Iterator[int]:
                 os.close(outer_fd)
     except OSError as error:
         message = f"image pool {pool}: {error.strerror}; create or mount the folder, or mend images.pools"
-        raise DiskError(Reason.IMAGE_MISSING, message) from error
+        raise DiskError(_POOL_FAILURES.get(error.errno or 0, Reason.IMAGE_MISSING), message) from error
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _absolute(path: str) -> PurePosixPath:
-    absolute = PurePosixPath(f"/{path.lstrip('/')}")
-    if not path.startswith("/") or "\0" in path or ".." in absolute.parts:
+def _absolute(path: str) -> str:
+    """The path with nothing in it that means nothing. By hand, as every look at a disk comes by here."""
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if not path.startswith("/") or "\0" in path or ".." in parts:
         message = f"source {path!r} is not an absolute path without '..'; name the image by its path in a pool"
         raise DiskError(Reason.INVALID_SOURCE, message)
-    return absolute
+    return "/" + "/".join(parts)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder if folder.endswith("/") else f"{folder}/")
 
 
 def _depth(path: Path) -> int:
@@ -135,9 +148,9 @@ def _depth(path: Path) -> int:
 
 def _refuse_private(path: str, pools: Pools, fd: int, pool_fd: int) -> None:
     # What the kernel calls them: a pool may have been named by way of a link.
-    place, pool = (Path(f"/proc/self/fd/{each}").readlink() for each in (fd, pool_fd))
-    for folder in pools.private:
-        if place.is_relative_to(folder) and not pool.is_relative_to(folder):
+    place, pool = (os.readlink(f"/proc/self/fd/{each}") for each in (fd, pool_fd))  # noqa: PTH115 - hot
+    for folder in map(str, pools.private):
+        if _is_below(place, folder) and not _is_below(pool, folder):
             raise outside(path, pools, f"is in {folder}, where the agent keeps its own things")
 
 

@@ -69,6 +69,12 @@ class OpenSource:
         source = replace(self.source, size_bytes=rest if size is None else min(size, rest))
         return replace(self, source=source, start=self.start + offset)
 
+    def as_it_is_now(self) -> "OpenSource":
+        """The same open file with the length that it has by now."""
+        if self.source.kind is SourceKind.BLOCK:
+            return self
+        return replace(self, source=replace(self.source, size_bytes=os.fstat(self.fd).st_size))
+
     def read(self, length: int, at: int) -> bytes:
         """Up to `length` bytes from byte `at` of what counts."""
         return os.pread(self.fd, min(length, max(0, self.source.size_bytes - at)), self.start + at)

@@ -35,6 +35,22 @@ BOMB = b"<!DOCTYPE d [<!ENTITY a 'lol'>" + b"".join(
         ("<domain><name>web</name></domain>".encode("utf-16"), "NotUtf8"),
         (b"<?xml version='1.0' encoding='ISO-8859-1'?><domain/>", "NotUtf8"),
         (b"<?xml version='1.0' encoding='utf-7'?>+ADw-domain/+AD4-", "NotUtf8"),
+        ("<domain><name>web</name></domain>".encode("utf-16-le"), "MalformedXml"),
+        ("<domain><name>web</name></domain>".encode("utf-32"), "NotUtf8"),
+        (b"<domain>\xc0\xaf</domain>", "NotUtf8"),
+        (b"<?xml version='1.0' encoding='IBM037'?><domain/>", "NotUtf8"),
+        (b"<?xml version='1.0' a='>' encoding='UTF-7'?><domain/>", "MalformedXml"),
+        (
+            b"<?xml version='1.0' a='>'?><!DOCTYPE d [<!ENTITY x SYSTEM '/etc/passwd'>]><domain>&x;</domain>",
+            "DoctypeForbidden",
+        ),
+        (b"<!-- a -- b --><!DOCTYPE d []><domain/>", "DoctypeForbidden"),
+        (b"<domain/><!DOCTYPE d []>", "MalformedXml"),
+        (b"<domain a='1' a='2'/>", "MalformedXml"),
+        (b"<domain>&#xd800;</domain>", "MalformedXml"),
+        (b"<domain xmlns='urn:x'/>", "NotADomain"),
+        (b"<x:domain xmlns:x='urn:x'/>", "NotADomain"),
+        (b"<domain xmlns:x='urn:x' x:a='1' xmlns:y='urn:x' y:a='2'/>", "MalformedXml"),
         (b"<a>" * 100_000 + b"</a>" * 100_000, "DocumentTooLarge"),
         (b"<a>" * 20_000 + b"</a>" * 20_000, "TooDeep"),
         (b"<domain>" + b"<a>" * 64 + b"</a>" * 64 + b"</domain>", "TooDeep"),
@@ -87,6 +103,14 @@ def test_nothing_is_included_and_no_file_is_read() -> None:
     include = "<xi:include xmlns:xi='http://www.w3.org/2001/XInclude' href='/etc/passwd' parse='text'/>"
     found = parse_domain(domain(f"<disk><source file='/a'/><target dev='a'/>{include}</disk>")).disks[0]
     assert found.unknown == ("{http://www.w3.org/2001/XInclude}include",)
+
+
+def test_names_of_other_namespaces_say_nothing() -> None:
+    other = "<q:source file='/etc/shadow'/><q:readonly/>"
+    text = f"<disk xmlns:q='urn:q' q:type='network' q:device='lun'>{other}<source file='/a'/><target dev='a'/></disk>"
+    found = parse_domain(domain(text)).disks[0]
+    assert (found.type, found.device, found.source, found.read_only) == ("file", "disk", "/a", False)
+    assert found.unknown == ("@{urn:q}type", "@{urn:q}device", "{urn:q}source", "{urn:q}readonly")
 
 
 MIB = 1 << 20
