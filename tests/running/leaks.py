@@ -5,9 +5,10 @@ from pathlib import Path
 from tests.workbench import Bench
 
 
-def leaks(host: Bench, secret: str) -> list[str]:
-    """Where a secret is to be seen by others than the agent and the broker."""
+def leaks(host: Bench, secret: str, **told: str) -> list[str]:
+    """Where a secret is to be seen by others than the agent and the broker; `told` is more text to look at, by name."""
     places = {topic: payload.decode("utf-8", "replace") for topic, payload in host.messages}
+    places |= told
     places["the agent's log"] = host.log.read_text()
     places |= {str(file): file.read_bytes().decode("utf-8", "replace") for file in host.runtime.rglob("*.log")}
     state = host.folder / "state"

@@ -25,7 +25,14 @@ class Listener:
             return ipaddress.ip_address(self.place).is_loopback
         path = Path(self.place)
         folders = [folder for folder in (path, *path.parents) if folder.is_relative_to(runtime)]
-        return any(folder.stat().st_mode & 0o077 == 0 and folder.stat().st_uid == 0 for folder in folders)
+        return any(_is_roots(folder) for folder in folders)
+
+
+def _is_roots(path: Path) -> bool:
+    """Whether nobody but root, as owner or as group, passes."""
+    found = path.stat()
+    others = found.st_mode & (0o007 if found.st_gid == 0 else 0o077)
+    return found.st_uid == 0 and not others
 
 
 def listening(host: Bench) -> list[Listener]:

@@ -2,13 +2,15 @@
 
 import secrets
 import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.settings import BrokerSettings, Settings
-from tests.broker import Broker, running_broker
+from agent.settings import BrokerSettings, Settings, load
+from tests.broker import Broker, free_port, running_broker
 from tests.running.leaks import leaks
 from tests.running.listeners import Listener, listening
 from tests.workbench import Bench, bench, loop_disk, tap_disk
@@ -34,8 +36,23 @@ def host(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     monkeypatch.setenv("TAPSTER_BROKER__PASSWORD_FILE", "credential:broker-password")
     monkeypatch.setenv("TAPSTER_BROKER__USERNAME", "agent")
-    with bench('[log]\nlevel = "debug"', broker) as host:
+    with bench(f'[log]\nlevel = "debug"\n[metrics]\nlisten = "127.0.0.1:{free_port()}"', broker) as host:
         yield host
+
+
+def told_on_request(host: Bench) -> dict[str, str]:
+    """What the agent and the command line say to those who ask."""
+    listen = load(host.config).metrics.listen
+    told = {"metrics": urllib.request.urlopen(f"http://{listen}/metrics", timeout=20).read().decode()}
+    for words in ("doctor", "status", "describe host"):
+        command = [sys.executable, "-c", "from agent.cli.app import main; main()", *words.split()]
+        name = [host.host] if "host" in words else []
+        done = subprocess.run(
+            [*command, *name, "--config", str(host.config)], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout, done.stderr
+        told[words] = done.stdout + done.stderr
+    return told
 
 
 def test_the_password_is_told_to_the_broker_alone(host: Bench, broker: Broker, tmp_path: Path) -> None:
@@ -43,7 +60,7 @@ def test_the_password_is_told_to_the_broker_alone(host: Bench, broker: Broker, t
     host.until_phase("web", "vda", "Up")
     log = (broker.folder / "log").read_text()
     assert PASSWORD not in log
-    assert leaks(host, PASSWORD) == []
+    assert leaks(host, PASSWORD, **told_on_request(host)) == []
     wrong = f"wrong-{PASSWORD[::-1]}"
     (tmp_path / "credentials/broker-password").write_text(wrong)
     broker.restart()
@@ -67,7 +84,7 @@ def test_nothing_listens_but_on_loopback_or_for_root(host: Bench) -> None:
     host.push_disks("web", tap_disk("vda", host.image("web")))
     host.until_phase("web", "vda", "Up")
     found = listening(host)
-    assert found, "the server of a disk has at least one socket"
+    assert {one.place for one in found} > {"127.0.0.1"}, "metrics, and a socket of the disk's server"
     assert [one for one in found if not one.is_private(host.runtime)] == []
     host.absent("web")
     host.until_guest("web", "Down")
