@@ -82,6 +82,12 @@ def _take_down(bench: CrashBench) -> None:
     assert bench.wait_settled((), "Down") == []
 
 
+def _hand_over(bench: CrashBench) -> None:
+    """Once before, since what an agent writes first to its store has a head that comes but once."""
+    bench.hand_over()
+    bench.until(bench.obeys_newest)
+
+
 def _shrink_back(bench: CrashBench) -> None:
     _take_down(bench)
     os.truncate(bench.images / "a.img", 1 << 20)
@@ -232,6 +238,15 @@ SCENARIOS = [
         stores=True,
     ),
     Scenario(name="accept a newer generation", before=(), happens=_push_newer, after=(), stores=True),
+    Scenario(
+        name="follow a trust statement",
+        before=(LOOP,),
+        happens=CrashBench.hand_over,
+        after=(LOOP,),
+        reset=_hand_over,
+        says=CrashBench.obeys_newest,
+        stores=True,
+    ),
     Scenario(name="reject", before=(LOOP,), happens=_push_junk, after=(LOOP,), stores=True, says=_says_rejected),
     Scenario(
         name="withdraw",

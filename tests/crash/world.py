@@ -9,9 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from io import FileIO
 from pathlib import Path
 
+from agent.trust.keys import PrivateKey
+from agent.trust.statement import TrustStatement, encode_chain
 from reconcilers.image_lock import lock_image
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopFlags
@@ -20,9 +23,13 @@ from reconcilers.tag import disk_id
 from tests.broker import Broker
 from tests.crash.nursery import Agent, Nursery
 from tests.crash.tracer import READY
-from tests.workbench import PATIENCE, Bench, domain
+from tests.trust.signing import folder as trusting
+from tests.workbench import FLEET, PATIENCE, Bench, domain
 
 GUEST = "vm1"
+KEY = PrivateKey.new()
+"""Signs statements, and is what the host trusts; documents are not signed."""
+
 HOST_DEVICE = "/dev/host"
 CONTENT_BYTES = 1 << 16
 MARK_AT = 1 << 17
@@ -69,8 +76,10 @@ class CrashBench(Bench):
     """A bench with images whose content is known, and an agent that can be killed at a point."""
 
     def __init__(self, folder: Path, broker: Broker, nursery: Nursery) -> None:
-        super().__init__(folder, broker)
+        keys = trusting(folder / "trust", KEY)
+        super().__init__(folder, broker, f'[trust]\nkeys = "{keys}"\n')
         self._nursery = nursery
+        self._statements = 0
         self._held: Agent | None = None
         self.lines: Path | None = None
         self.holder: FileIO | None = None
@@ -95,6 +104,21 @@ class CrashBench(Bench):
         self.let_go()
         super().close()
         subprocess.run(["losetup", "-d", self.host_device], check=True)
+
+    def hand_over(self) -> None:
+        """Publish the next trust statement; the keys stay the same."""
+        self._statements += 1
+        expires = datetime.now(UTC) + timedelta(days=1)
+        keys = (KEY.public.pem,)
+        statement = TrustStatement(
+            fleet=FLEET, version=self._statements, threshold=1, keys=keys, expires=expires
+        ).envelope()
+        self.publish(f"tapster/v1/{FLEET}/trust", encode_chain([statement.signed_by(KEY)]))
+
+    def obeys_newest(self) -> bool:
+        """Whether the host says that it follows the trust statement published last."""
+        said = [payload for topic, payload in self.messages if topic == f"{self.topics}/status/host"]
+        return bool(said) and f"by trust statement {self._statements}:".encode() in said[-1]
 
     # The agent.
 
