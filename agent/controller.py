@@ -218,7 +218,10 @@ class Controller:
                 self._host.tell_of_writer(key)
             took = time.monotonic() - trigger.at
             report = replace(report, cause=trigger.cause, duration_s=took, began=began, trace_id=trigger.trace_id)
-            self._report(key, self._scheduled(key, await self._outages.told_in(report, key)))
+            report = self._outages.told_in(report, key)
+            self._report(key, self._scheduled(key, report))
+            if report.outage_is_news:
+                await self._outages.keep(key)
 
     async def _converge(self, key: DiskKey) -> Report:
         for _ in range(STEPS_MAX):

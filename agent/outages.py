@@ -84,28 +84,31 @@ class Outages:
             self._interrupted.setdefault(key, Reason.DEVICE_VANISHED)
         self._serving.discard(key)
 
-    async def told_in(self, report: Report, key: DiskKey) -> Report:
-        """The report with the disk's last outage, which is on record by then."""
+    def told_in(self, report: Report, key: DiskKey) -> Report:
+        """The report with the disk's last outage; `keep` it if it is news, once the report is out."""
         before = self.of(key)
         outage = follow(before, self._interrupted.pop(key, None), report, now())
         if _serves(report):
             self._serving.add(key)
         if outage == before:
             return replace(report, outage=before)
-        try:
-            await self._keep(disk_id(key), outage)
-        except OSError as error:  # no room in the runtime folder: no reason to say nothing about the disk
-            log.warning("an outage is not on record and will be forgotten at a restart", why=str(error))
+        if outage:
+            self._known[disk_id(key)] = outage
+        else:
+            del self._known[disk_id(key)]
         return replace(report, outage=outage, outage_is_news=True)
 
-    async def _keep(self, disk: str, outage: Outage | None) -> None:
-        if outage is None:
-            del self._known[disk]
-            await asyncio.to_thread((self._folder / f"{disk}.json").unlink, missing_ok=True)
-        else:
-            self._known[disk] = outage
-            await asyncio.to_thread(self._write, disk, outage)
+    async def keep(self, key: DiskKey) -> None:
+        """Have the disk's last outage on record for the next agent."""
+        try:
+            await asyncio.to_thread(self._write, disk_id(key), self.of(key))
+        except OSError as error:  # no room in the runtime folder
+            log.warning("an outage is not on record and will be forgotten at a restart", why=str(error))
 
-    def _write(self, disk: str, outage: Outage) -> None:
+    def _write(self, disk: str, outage: Outage | None) -> None:
+        path = self._folder / f"{disk}.json"
+        if outage is None:
+            path.unlink(missing_ok=True)
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / f"{disk}.json").write_text(outage.model_dump_json(), encoding="utf-8")
+        path.write_text(outage.model_dump_json(), encoding="utf-8")

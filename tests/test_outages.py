@@ -65,15 +65,15 @@ def test_a_clock_that_was_set_back_ends_no_outage_before_it_began() -> None:
 
 
 def test_only_a_wanted_disk_that_was_there_has_vanished(tmp_path: Path) -> None:
-    async def story() -> list[Outage | None]:
+    def story() -> list[Outage | None]:
         outages, there, gone = Outages(tmp_path), Actual(FILE, ON_LOOP), Actual(FILE, None)
         told = []
         for actual, wanted in ((gone, True), (there, True), (gone, False), (there, True), (gone, True)):
             outages.look(KEY, actual, wanted=wanted)
-            told.append((await outages.told_in(UP, KEY)).outage)
+            told.append(outages.told_in(UP, KEY).outage)
         return told
 
-    *nothing, vanished = asyncio.run(story())
+    *nothing, vanished = story()
     assert nothing == [None] * 4
     assert vanished
     assert vanished.reason is Reason.DEVICE_VANISHED
@@ -83,15 +83,17 @@ def test_an_outage_is_known_after_a_restart_and_forgotten_with_its_disk(tmp_path
     async def story() -> None:
         first = Outages(tmp_path)
         first.look(KEY, Actual(FILE, LOST.attached), wanted=True)
-        told = await first.told_in(LOST, KEY)
+        told = first.told_in(LOST, KEY)
         assert told.outage_is_news
+        await first.keep(KEY)
         (tmp_path / "cut-short.json").touch()
         second = Outages(tmp_path)
         second.load()
         assert second.of(KEY) == told.outage
         second.look(KEY, Actual(FILE, LOST.attached), wanted=True)
-        assert not (await second.told_in(LOST, KEY)).outage_is_news
-        assert (await second.told_in(DOWN, KEY)).outage is None
+        assert not second.told_in(LOST, KEY).outage_is_news
+        assert second.told_in(DOWN, KEY).outage is None
+        await second.keep(KEY)
 
     asyncio.run(story())
     assert list(tmp_path.iterdir()) == []

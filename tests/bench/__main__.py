@@ -25,10 +25,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from tests.bench import again, bring_up, change, command, steady
+from tests.bench import again, bring_up, change, command, drift, steady
 from tests.bench.figures import Figure, show, write
 
-FAMILIES = ("help", "loop", "qcow2", "steady", "growth")
+FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth")
 PROGRAMS = ("mosquitto", "qemu-storage-daemon", "qemu-img", "losetup")
 NODES = ("/dev/loop-control", "/dev/fuse")
 
@@ -41,15 +41,26 @@ class Sizes:
     taps: int
     adopted: int
     changes: int
+    repairs: int
     redelivered: int
     idle: float
     growth: tuple[int, int]
     rounds: int
 
 
-SMALL = Sizes(disks=200, taps=24, adopted=200, changes=100, redelivered=1000, idle=5, growth=(50, 400), rounds=3)
+SMALL = Sizes(
+    disks=200, taps=24, adopted=200, changes=100, repairs=200, redelivered=1000, idle=5, growth=(50, 400), rounds=3
+)
 FULL = Sizes(
-    disks=1000, taps=200, adopted=1000, changes=1000, redelivered=10_000, idle=60, growth=(250, 4000), rounds=5
+    disks=1000,
+    taps=200,
+    adopted=1000,
+    changes=1000,
+    repairs=1000,
+    redelivered=10_000,
+    idle=60,
+    growth=(250, 4000),
+    rounds=5,
 )
 
 
@@ -87,6 +98,7 @@ def _families(sizes: Sizes, skipped: list[str]) -> dict[str, Callable[[], list[F
         "loop": lambda: bring_up.loop_figures(sizes.disks, sizes.rounds, skipped),
         "qcow2": lambda: bring_up.tap_figures(sizes.taps, sizes.rounds),
         "steady": lambda: list(_steady(sizes)),
+        "drift": lambda: drift.drift_figures(sizes.disks, sizes.taps, sizes.repairs),
         "growth": lambda: bring_up.growth_figures(*sizes.growth),
     }
 
@@ -128,6 +140,7 @@ def _sizes(options: argparse.Namespace) -> Sizes:
         taps=options.taps or sizes.taps,
         adopted=options.disks or sizes.adopted,
         changes=sizes.changes,
+        repairs=sizes.repairs,
         redelivered=sizes.redelivered,
         idle=sizes.idle,
         growth=sizes.growth,
