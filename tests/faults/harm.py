@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,3 +137,37 @@ def host_condition(bench: Bench, kind: str) -> dict[str, object]:
     statuses = [json.loads(payload) for topic, payload in bench.messages if topic == f"{bench.topics}/status/host"]
     conditions = statuses[-1]["conditions"] if statuses else []
     return next((one for one in conditions if one["type"] == kind), {})
+
+
+@contextmanager
+def memory_cgroup(limit: int) -> Iterator[Path]:
+    """A control group whose processes have so many bytes together; those that are left in it are killed."""
+    folder = Path("/sys/fs/cgroup/memory", f"tapster-test-{os.getpid()}")
+    name = "memory.limit_in_bytes"
+    if not folder.parent.is_dir():  # version 2
+        folder, name = Path("/sys/fs/cgroup") / folder.name, "memory.max"
+    try:
+        folder.mkdir()
+        (folder / name).write_text(str(limit))
+    except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()
+        pytest.skip(f"no control group can limit memory here: {error}")
+    try:
+        yield folder
+    finally:
+        for pid in (folder / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while (folder / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        folder.rmdir()
+
+
+def use_up_memory(group: Path, victim: int) -> None:
+    """Have the kernel's out-of-memory killer end a process of the group, as the first that it chooses."""
+    Path(f"/proc/{victim}/oom_score_adj").write_text("1000")
+    (group / "cgroup.procs").write_text(str(victim))
+    words = f"open({str(group / 'cgroup.procs')!r}, 'w').write('0'); x = bytearray(256 << 20)"
+    subprocess.run([sys.executable, "-c", words], check=False, capture_output=True)

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.broker import Broker
-from tests.faults.harm import agent_pid, fill, free, host_condition, no_free_descriptor, small_disk
+from tests.faults.harm import (
+    agent_pid,
+    fill,
+    free,
+    host_condition,
+    memory_cgroup,
+    no_free_descriptor,
+    small_disk,
+    use_up_memory,
+)
 from tests.workbench import Bench, domain, loop_disk, tap_disk
 from tests.workbench import bench as running_bench
 
@@ -120,10 +129,10 @@ def replace_server(folder: Path, script: str | None) -> None:
     ("script", "words"),
     [
         (None, "No such file or directory"),
-        ("ulimit -v 8192; exec /usr/bin/env true", "did not start"),
+        ('ulimit -v 20000; exec {server} "$@"', "did not start"),
         ("echo 'Cannot allocate memory' >&2; exit 1", "Cannot allocate memory"),
     ],
-    ids=["no program", "no memory", "failing"],
+    ids=["no program", "no room for its threads", "failing"],
 )
 def test_a_server_that_cannot_start_is_told_and_the_disk_comes_up_when_it_can(
     own_path: Bench, tmp_path: Path, script: str | None, words: str
@@ -133,7 +142,7 @@ def test_a_server_that_cannot_start_is_told_and_the_disk_comes_up_when_it_can(
     bench.until_guest("vm1", "Up")
     before = identities(bench, "vm1")
     server = (tmp_path / SERVER).readlink()
-    replace_server(tmp_path, script)
+    replace_server(tmp_path, script and script.replace("{server}", str(server)))
     bench.push_disks("vm2", tap_disk("vda", bench.image("b.img")))
     bench.push_disks("vm3", loop_disk("vda", bench.image("c.img")))
     until_failed(bench, "vm2", words)
@@ -143,3 +152,36 @@ def test_a_server_that_cannot_start_is_told_and_the_disk_comes_up_when_it_can(
     (tmp_path / SERVER).symlink_to(server)
     bench.until_guest("vm2", "Up")
     assert identities(bench, "vm1") == before
+
+
+def test_without_memory_for_a_server_the_disk_says_so_and_comes_up_when_there_is_some(
+    own_path: Bench, tmp_path: Path
+) -> None:
+    bench = own_path
+    server = (tmp_path / SERVER).readlink()
+    with memory_cgroup(limit=1 << 20) as group:
+        replace_server(tmp_path, f'echo 0 >{group}/cgroup.procs; exec {server} "$@"')
+        bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+        bench.push_disks("vm2", loop_disk("vda", bench.image("b.img")))
+        until_failed(bench, "vm1", "did not start")
+        bench.until_guest("vm2", "Up")
+        replace_server(tmp_path, None)
+        (tmp_path / SERVER).symlink_to(server)
+        bench.until_guest("vm1", "Up")
+    bench.absent("vm1")
+    bench.until_guest("vm1", "Down")
+
+
+def test_a_server_that_the_kernel_kills_for_memory_is_replaced(bench: Bench) -> None:
+    bench.push_disks("vm1", *two_disks(bench, "a"))
+    bench.until_guest("vm1", "Up")
+    loop, tap = identities(bench, "vm1")
+    [server] = bench.servers()
+    with memory_cgroup(limit=32 << 20) as group:
+        use_up_memory(group, server)
+        bench.until(lambda: server not in bench.servers())
+        bench.until(lambda: bench.disk("vm1", "vdb")["diskseq"] not in {None, tap[1]})
+        bench.until_guest("vm1", "Up")
+    assert identities(bench, "vm1")[0] == loop
+    assert bench.disk("vm1", "vdb")["last_outage"]["reason"] == "ServerLost"
+    assert bench.running
