@@ -4,12 +4,16 @@ Three nets, from exact to wide: QEMU's image locks, which loop devices and taps 
 somebody else made, which hold no lock; processes that have the file open for writing without asking anybody.
 """
 
+from pathlib import Path
+
 from reconcilers.actual import FileId, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.holders import holders_of_file
 from reconcilers.image_lock import lock_image, sole_opener
 from reconcilers.loop.control import LoopDevice, LoopFlags
 from reconcilers.loop.devices import devices_over
+from reconcilers.loop.scan import bound_devices
+from reconcilers.mounts import is_mount_point
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
 from reconcilers.spec import DiskSpec
@@ -31,10 +35,13 @@ def claim(image: OpenSource, spec: DiskSpec) -> None:
 
 def _refuse_unlocked_users(image: OpenSource, spec: DiskSpec) -> None:
     identity = image.source.identity
-    for device in devices_over(identity):
+    for device in bound_devices():
         harmless = spec.read_only and LoopFlags.READ_ONLY in device.flags
-        if not (harmless or (spec.shareable and device.tag)):
+        if device.backing == identity and not (harmless or (spec.shareable and device.tag)):
             raise _in_use(image, _loop_words(device))
+        # What is mounted on a file of its own is a tap's export, and no image.
+        if device.silent and not is_mount_point(Path(device.backing_path or "/")):
+            raise _in_use(image, f"loop device {device.path}, maybe: it does not say now what it is on")
     if not spec.shareable and (writers := holders_of_file(identity, writers_only=True)):
         raise _in_use(image, ", ".join(map(str, writers)))
 

@@ -79,6 +79,11 @@ class LoopDevice:
         return node(self.minor)
 
     @property
+    def silent(self) -> bool:
+        """Whether it did not answer in time, so that its backing file may be any."""
+        return self.error == errno.ETIMEDOUT
+
+    @property
     def dead(self) -> bool:
         """Whether the file system under the backing file is gone for good: nothing but errors will ever come from it.
 

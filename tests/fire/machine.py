@@ -168,14 +168,15 @@ class Machine(RuleBasedStateMachine):
         subprocess.run(["losetup", "-d", device.path], check=False, capture_output=True)
         self._rest(rest)
 
-    @rule(key=keys, rest=rests)
-    def kill_tap(self, key: DiskKey, rest: bool) -> None:
-        if self._over(f"kill tap {key}"):
+    @rule(key=keys, number=st.sampled_from([signal.SIGKILL, signal.SIGTERM]), rest=rests)
+    def kill_tap(self, key: DiskKey, number: signal.Signals, rest: bool) -> None:
+        if self._over(f"kill tap {key} {number.name}"):
             return
         device = self._resting_device(key)
-        if device is None or device.server is None:
+        if device is None or (server := device.server) is None:
             return
-        os.kill(device.server, signal.SIGKILL)
+        os.kill(server, number)  # one that ends in order takes its mount along
+        self.bench.until(lambda: server not in self.bench.servers())
         if holder := self.model.holders.get(key):
             holder.dead = True
         self._rest(rest)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from reconcilers.actual import FileId, Source, SourceKind
 from reconcilers.errors import DiskError
+from reconcilers.exclusive import claim
 from reconcilers.loop import control, scan
 from reconcilers.loop.control import LoopDevice, LoopFlags, LoopNumbers
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.reason import Reason
-from reconcilers.spec import DiskKey
+from reconcilers.source import OpenSource
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.tag import Tag
 from tests.workbench import FOLDER_PREFIX
 
@@ -217,3 +221,25 @@ def test_the_kernel_keeps_the_images_lock_after_our_descriptor_is_gone(folder: P
     os.close(fd)
     with path.open("rb") as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_foreign_device_that_does_not_answer_in_time_is_not_taken_for_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "image"
+    path.write_bytes(bytes(1 << 20))
+    made = subprocess.run(["losetup", "-f", "--show", path], check=True, capture_output=True, text=True)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        monkeypatch.setattr(scan, "STALLED_SECONDS", 0)  # as on a host that has no time for us
+        source = Source(
+            kind=SourceKind.FILE, identity=FileId(path.stat().st_dev, path.stat().st_ino), size_bytes=1 << 20
+        )
+        spec = DiskSpec(key=KEY, source=str(path), backend=Backend.LOOP, format=Format.RAW)
+        for _ in range(20):
+            with pytest.raises(DiskError) as refused:
+                claim(OpenSource(str(path), fd, source), spec)
+            assert refused.value.reason is Reason.SOURCE_IN_USE
+    finally:
+        os.close(fd)
+        subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
