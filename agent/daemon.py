@@ -133,9 +133,13 @@ class Daemon:
     @classmethod
     async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
         """Find out what the host can do, and make the agent for it."""
-        abilities = await probe(settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats))
+        abilities = await probe(
+            settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
+        )
         for backend, why in abilities.missing.items():
             log.warning("a backend is not available", backend=backend, why=why)
+        if abilities.taps.jail_lacks and not abilities.taps.missing:
+            log.warning("servers run in a jail that lacks pieces", lacking=abilities.taps.jail_lacks)
         limits = Limits(
             max_bytes=settings.limits.document_bytes,
             max_disks=settings.limits.disks_per_guest,
@@ -331,5 +335,6 @@ def _capabilities(abilities: HostAbilities) -> Capabilities:
         formats=tuple(sorted(abilities.formats)),
         servers={kind: server.version for kind, server in abilities.taps.servers.items()},
         devices=abilities.taps.devices,
+        jail_lacks=abilities.taps.jail_lacks,
         kernel=abilities.kernel,
     )

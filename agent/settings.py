@@ -48,6 +48,7 @@ from agent.setting_kinds import (
     no_builtin,
 )
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.jail.profile import Jail
 from reconcilers.pools import Pools
 from reconcilers.spec import Format
 
@@ -248,6 +249,10 @@ class BlktapSettings(Section):
         description="How long requests to an nbd device wait when its server has died, before they fail.",
     )
     start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")
+    jail: Jail = Field(
+        Jail.REQUIRE,
+        description="What if this host can't give a server its whole jail: no blktap disks, or go on with less.",
+    )
     formats: Annotated[tuple[TapFormat, ...], BeforeValidator(from_commas)] = Field(
         (
             Format.AIO,

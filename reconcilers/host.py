@@ -24,6 +24,7 @@ from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents
+from reconcilers.jail.profile import Jail
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.look import Look
 from reconcilers.loop.control import LoopDevice
@@ -92,7 +93,7 @@ class Orphan:
 
 
 async def probe(
-    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format]
+    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format], jail: Jail
 ) -> HostAbilities:
     """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
 
@@ -100,6 +101,7 @@ async def probe(
         servers: The tap servers that the settings allow, the preferred first.
         devices: The ways to a tap's device that they allow, the preferred first.
         formats: Image formats that they may serve.
+        jail: Whether a server may run where its jail lacks a piece.
 
     Raises:
         DiskError: BackendUnavailable if no disk at all can be brought up safely.
@@ -109,7 +111,7 @@ async def probe(
             f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
         )
         raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
-    taps = await probe_taps(servers, devices, formats)
+    taps = await probe_taps(servers, devices, formats, jail)
     missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
     if problem := unopenable("/dev/loop-control"):
         missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
@@ -398,6 +400,7 @@ class Host:
     def close(self) -> None:
         """Stop watching. Every disk stays up."""
         self._blktap.close()
+        self._abilities.taps.launcher.close()
 
     def _backend(self, spec: DiskSpec) -> Reconciler:
         if spec.backend is None or spec.format is None:

@@ -24,7 +24,7 @@ from paho.mqtt.properties import Properties
 
 from reconcilers.loop import control
 from reconcilers.loop.note import DeviceNotes
-from reconcilers.mounts import is_mount_point, unmount_lazily
+from reconcilers.mounts import unmount_lazily
 from reconcilers.spec import Format
 from reconcilers.tag import instance_id
 from tests.broker import Broker, running_broker
@@ -240,8 +240,9 @@ class Bench:
         return sorted(pid for pid, words in storage_daemons() if str(self.runtime) in words)
 
     def mounts(self) -> list[Path]:
-        """This bench's FUSE mounts."""
-        return [path for path in self._exports() if is_mount_point(path)]
+        """This bench's FUSE mounts, in the jails of its servers or outside."""
+        seen = [Path(words[1]) for pid in [*map(str, self.servers()), "self"] for words in mounts_seen_by(pid)]
+        return [path for path in seen if path.is_relative_to(self.runtime)]
 
     def _exports(self) -> list[Path]:
         return [
@@ -335,9 +336,14 @@ def belongings() -> set[str]:
     mark = f"{tempfile.gettempdir()}/{FOLDER_PREFIX}"
     files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in control.bound_minors()}
     loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in _text_if_there(file)}
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    fuse = {words[1] for words in mounts if words[2].startswith("fuse") and mark in words[1]}
+    fuse = {words[1] for words in mounts_seen_by("self") if mark in words[1]}
     return loops | fuse | {f"process {pid}" for pid, words in storage_daemons() if mark in words}
+
+
+def mounts_seen_by(pid: str) -> list[list[str]]:
+    """The lines of proc(5)'s mounts for FUSE, as words; none if the process has ended."""
+    lines = _text_if_there(Path(f"/proc/{pid}/mounts")).splitlines()
+    return [words for words in map(str.split, lines) if words[2].startswith("fuse")]
 
 
 def _text_if_there(file: Path) -> str:

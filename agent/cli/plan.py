@@ -95,7 +95,9 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
     )
     outcomes = [outcome for file in files for outcome in parse_each(read(file, limits.max_bytes + 1), limits=limits)]
     guests = [outcome for outcome in outcomes if not isinstance(outcome, DocumentRejected)]
-    abilities = await probe(settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats))
+    abilities = await probe(
+        settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
+    )
     host = Host(
         settings.paths.runtime,
         instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),

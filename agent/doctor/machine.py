@@ -36,7 +36,10 @@ async def machine(settings: Settings, agent_pid: int | None) -> list[Finding]:
         settings: Say which servers and formats may be used.
         agent_pid: The running agent, whose limits count; None if none runs.
     """
-    abilities = await probe(settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats))
+    abilities = await probe(
+        settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
+    )
+    abilities.taps.launcher.close()
     return [
         *_kernel(),
         *_backends(abilities),

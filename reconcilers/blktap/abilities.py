@@ -12,6 +12,8 @@ from reconcilers.blktap.storage_daemon import StorageDaemon
 from reconcilers.blktap.tapdisk.probe import probe_tapdisk
 from reconcilers.blktap.tapdisk.server import Tapdisk
 from reconcilers.errors import DiskError
+from reconcilers.jail.launcher import Launcher
+from reconcilers.jail.profile import Jail
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskSpec, Format
 
@@ -25,6 +27,9 @@ class TapAbilities:
         devices: Never empty unless there is something `missing`.
         formats: What the settings allow of that which the servers open.
         missing: Why there can be no tap, and what to do about it; None if there can.
+        launcher: What starts storage daemons.
+        jail: What the settings say about hosts that can't give a server the whole jail.
+        jail_lacks: What of the jail this host can't give, each piece with the reason.
         relay: What stands in front of a tapdisk for a FUSE export; None where the host lacks it.
     """
 
@@ -32,6 +37,9 @@ class TapAbilities:
     devices: tuple[DeviceKind, ...]
     formats: frozenset[Format]
     missing: str | None
+    launcher: Launcher
+    jail: Jail
+    jail_lacks: tuple[str, ...] = ()
     relay: StorageDaemon | None = field(default=None)
 
     def choose(self, spec: DiskSpec) -> tuple[ServerKind, DeviceKind]:
@@ -56,7 +64,7 @@ class TapAbilities:
 
     def every_server(self) -> dict[ServerKind, TapServer]:
         """One of each kind: a tap that is there is asked and stopped whatever the settings say by now."""
-        daemon = self.relay or StorageDaemon(storage_daemon.PROGRAM)
+        daemon = self.relay or StorageDaemon(storage_daemon.PROGRAM, self.launcher, self.jail)
         return {
             ServerKind.TAPDISK: Tapdisk(frozenset(), daemon),
             ServerKind.STORAGE_DAEMON: daemon,
@@ -65,7 +73,7 @@ class TapAbilities:
 
 
 async def probe_taps(
-    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format]
+    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format], jail: Jail
 ) -> TapAbilities:
     """Find out what can be had.
 
@@ -73,11 +81,15 @@ async def probe_taps(
         servers: What the settings allow, the preferred first.
         devices: The ways to a device that they allow, the preferred first.
         formats: Image formats that may be served.
+        jail: Whether a server may run where its jail lacks a piece.
     """
+    launcher = Launcher()
     if not servers:
-        return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)")
+        return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)", launcher, jail)
     version = await storage_daemon.version()
-    daemon = StorageDaemon(version) if version else None
+    jail_lacks = await storage_daemon.lacking(launcher) if version else ()
+    unjailed = _unjailed(jail_lacks) if jail is Jail.REQUIRE else None
+    daemon = StorageDaemon(version, launcher, jail) if version and not unjailed else None
     lacks = {kind: why_no_device(kind) for kind in devices}
     usable = tuple(kind for kind in devices if not lacks[kind])
     no_device = None if usable else "; ".join(filter(None, lacks.values())) or "the settings allow no device"
@@ -87,6 +99,8 @@ async def probe_taps(
         match kind:
             case ServerKind.STORAGE_DAEMON if daemon:
                 found[kind] = daemon
+            case ServerKind.STORAGE_DAEMON if unjailed:
+                lacking.append(unjailed)
             case ServerKind.STORAGE_DAEMON:
                 program = storage_daemon.PROGRAM
                 lacking.append(
@@ -102,7 +116,26 @@ async def probe_taps(
                     lacking.append(why)
     missing = no_device or (None if found else "; ".join(lacking))
     opened = frozenset(fmt for server in found.values() for fmt in server.formats)
-    return TapAbilities(found, usable, frozenset() if missing else opened & formats, missing, daemon)
+    return TapAbilities(
+        servers=found,
+        devices=usable,
+        formats=frozenset() if missing else opened & formats,
+        missing=missing,
+        launcher=launcher,
+        jail=jail,
+        jail_lacks=jail_lacks,
+        relay=daemon,
+    )
+
+
+def _unjailed(lacks: Sequence[str]) -> str | None:
+    """Why there is no storage daemon although it is installed; None if nothing lacks."""
+    if not lacks:
+        return None
+    return (
+        f"this host can't jail a storage daemon ({'; '.join(lacks)}); mend that, or accept servers with less around "
+        f'them by blktap.jail = "{Jail.BEST_EFFORT}"'
+    )
 
 
 def why_no_device(kind: DeviceKind) -> str | None:

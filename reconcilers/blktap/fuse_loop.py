@@ -29,7 +29,7 @@ class FuseLoop:
         """See `TapDevice`."""
         if node := self.find(spec.key):
             return node
-        export = os.open(tap.export, (os.O_RDONLY if spec.read_only else os.O_RDWR) | os.O_CLOEXEC)
+        export = tap.open_export(os.O_RDONLY if spec.read_only else os.O_RDWR)
         try:
             device = self._devices.attach(
                 spec.key, export, read_only=spec.read_only, block_size=spec.logical_block_size

@@ -79,8 +79,14 @@ def strangers(record: TapRecord, found: Iterable[Mapping[str, object]]) -> Itera
     yield from (f"no node {name}" for name in given)
 
 
-def export_arguments(record: TapRecord, mount_point: Path, nbd_socket: Path) -> list[str]:
-    """Options that export the topmost node in the way that the tap's device needs."""
+def export_arguments(record: TapRecord, mount_point: Path, nbd_listener: int) -> list[str]:
+    """Options that export the topmost node in the way that the tap's device needs.
+
+    Args:
+        record: What is to be served.
+        mount_point: Of a FUSE export.
+        nbd_listener: The descriptor of a listening socket as the daemon has it.
+    """
     export: Node = {
         "id": EXPORT,
         "node-name": _top(record),
@@ -88,8 +94,10 @@ def export_arguments(record: TapRecord, mount_point: Path, nbd_socket: Path) -> 
         "writethrough": record.tuning.cache.through,
     }
     if record.device_kind is DeviceKind.FUSE_LOOP:
-        return ["--export", json.dumps(export | {"type": "fuse", "mountpoint": str(mount_point)})]
-    listener = f"addr.type=unix,addr.path={nbd_socket}"
+        # To FUSE, others are those of the server's user namespace, and the agent is none of them: it has the same user.
+        fuse = {"type": "fuse", "mountpoint": str(mount_point), "allow-other": "off"}
+        return ["--export", json.dumps(export | fuse)]
+    listener = f"addr.type=fd,addr.str={nbd_listener}"
     return ["--nbd-server", listener, "--export", json.dumps(export | {"type": "nbd", "name": EXPORT})]
 
 

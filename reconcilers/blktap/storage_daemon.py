@@ -10,8 +10,8 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,13 +23,22 @@ from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_arguments, node_arguments, strangers, throttle
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
+from reconcilers.jail.launcher import Launcher
+from reconcilers.jail.order import Order
+from reconcilers.jail.profile import Jail, order
+from reconcilers.jail.warden import FIRST_DESCRIPTOR
 from reconcilers.process import process_end
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
 from reconcilers.spec import DiskSpec
-from reconcilers.tuning import Limits, Tuning
+from reconcilers.tuning import Aio, Limits, Tuning
 
 PROGRAM = "qemu-storage-daemon"
+
+_PROBE_SECONDS = 10.0
+
+_CONTROL, _EVENTS, _LOCK, _FIRST_IMAGE = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 4)
+"""The numbers that the descriptors have in the server. Behind the last image comes the listener for NBD, if any."""
 
 
 async def version() -> str | None:
@@ -42,6 +51,20 @@ async def version() -> str | None:
     output, _ = await process.communicate()
     words = output.decode("utf-8", "replace").split()
     return f"{PROGRAM} {words[2]}" if len(words) > 2 else PROGRAM  # noqa: PLR2004
+
+
+async def lacking(launcher: Launcher) -> tuple[str, ...]:
+    """What of a server's jail this host can't give, each piece with the reason; found out by going into one."""
+    try:
+        wanted = order([PROGRAM, "--version"], mount_point=Path("/export"), jail=Jail.BEST_EFFORT)
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return (await launcher.launch(wanted, nowhere, ())).lacking
+        finally:
+            os.close(nowhere)
+    except (OSError, TimeoutError) as error:
+        return (f"all of it: {error or 'no answer'}",)
 
 
 def punches_exactly(server: str) -> bool:
@@ -73,8 +96,10 @@ class StorageDaemon:
     kind = ServerKind.STORAGE_DAEMON
     formats = frozenset(DRIVERS)
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, launcher: Launcher, jail: Jail) -> None:
         self.version = version
+        self._launcher = launcher
+        self._jail = jail
 
     def lacks(self, spec: DiskSpec) -> str | None:
         """See `TapServer`."""
@@ -96,11 +121,26 @@ class StorageDaemon:
             within: Seconds until the attempt counts as failed; the server is then ended.
 
         Returns:
-            The server's process id. It is our child: an `ExitWatch` reaps it.
+            The server's process id.
 
         Raises:
             DiskError: ServerFailed with the server's last log lines, TimedOut, or BackingUndeclared. Nothing runs then.
         """
+        try:
+            async with asyncio.timeout(within):
+                await self._launch(tap, image_fds)
+            await self.ready(tap, within=within)
+        except TimeoutError as error:
+            await _end(tap)
+            raise DiskError(Reason.TIMED_OUT, f"the server was not started within {within:g} s") from error
+        except OSError as error:  # no program any more, no process to be had, or no jail
+            raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} can't be started: {error}") from error
+        except BaseException:
+            await _end(tap)
+            raise
+        return await asyncio.to_thread(tap.process_id)
+
+    async def _launch(self, tap: TapFolder, image_fds: Sequence[int]) -> None:
         with ExitStack() as stack:
             # Listening before the server starts means that we can connect at once and need not wait for a file.
             listeners = [stack.enter_context(_listener(path)) for path in (tap.qmp, tap.events)]
@@ -108,26 +148,22 @@ class StorageDaemon:
             stack.callback(os.close, lock_fd)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log = stack.enter_context(tap.log.open("ab"))
-            inherited = (*image_fds, *(listener.fileno() for listener in listeners), lock_fd)
-            try:
-                process = await asyncio.to_thread(
-                    subprocess.Popen,
-                    _command(tap, image_fds, *(listener.fileno() for listener in listeners)),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=inherited,
-                    start_new_session=True,  # a signal to the agent's group is not for its taps
-                )
-            except OSError as error:  # no program any more, or the kernel gives no process
-                raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} can't be started: {error}") from error
-        try:
-            await self.ready(tap, within=within)
-        except BaseException:
-            process.kill()  # nothing is attached to it yet, so nothing can be lost
-            await process_end(process.pid)
-            raise
-        return process.pid
+            inherited = [*(listener.fileno() for listener in listeners), lock_fd, *image_fds]
+            if _record(tap).device_kind is DeviceKind.NBD:
+                inherited.append(stack.enter_context(_listener(tap.nbd)).fileno())
+            wanted = await asyncio.to_thread(self._order, tap, len(image_fds))
+            launched = await self._launcher.launch(wanted, log.fileno(), inherited)
+            await asyncio.to_thread(tap.note_process, launched.pid)
+
+    def _order(self, tap: TapFolder, images: int) -> Order:
+        record, mount_point = _record(tap), tap.export.resolve()
+        return order(
+            _command(record, range(_FIRST_IMAGE, _FIRST_IMAGE + images), mount_point),
+            mount_point=mount_point if record.device_kind is DeviceKind.FUSE_LOOP else None,
+            io_uring=record.tuning.io is Aio.IO_URING,
+            connects_to=record.relays,
+            jail=self._jail,
+        )
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:
         """Wait until the server's export is there, and see that it has nothing open that it was not given.
@@ -206,15 +242,23 @@ def _listener(path: Path) -> socket.socket:
     return listener
 
 
-def _command(tap: TapFolder, image_fds: Sequence[int], control_fd: int, events_fd: int) -> list[str]:
-    record = _record(tap)
+async def _end(tap: TapFolder) -> None:
+    """End a server at once. Nothing is attached to it yet, so nothing can be lost."""
+    if not tap.locked():
+        return
+    with suppress(DiskError, ProcessLookupError):  # it has just ended
+        pid = await asyncio.to_thread(tap.process_id)
+        os.kill(pid, signal.SIGKILL)
+        await process_end(pid)
+
+
+def _command(record: TapRecord, images: Sequence[int], mount_point: Path) -> list[str]:
     return [
         PROGRAM,
-        *_monitor("control", control_fd),
-        *_monitor("events", events_fd),
-        *node_arguments(record, image_fds),
-        *export_arguments(record, tap.export, tap.nbd),
-        *("--pidfile", str(tap.pid_file)),
+        *_monitor("control", _CONTROL),
+        *_monitor("events", _EVENTS),
+        *node_arguments(record, images),
+        *export_arguments(record, mount_point, _FIRST_IMAGE + len(images)),
     ]
 
 

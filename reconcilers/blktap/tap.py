@@ -2,11 +2,11 @@
 
     tap.json   what it serves, written before the server starts
     lock       flock(2)ed by an open file that only the server has inherited: locked means it lives
-    pid        written by the server when it is ready
+    pid        of the server, written when it was started
     qmp.sock   its control socket
     events.sock  where it tells what happens to it
     damage     what it said of a corrupt image, if it said so
-    export     the mount point of its FUSE export, a regular file
+    export     the mount point of its FUSE export, a regular file of this name in its jail
     nbd.sock   where it speaks NBD, for a device of the kernel's nbd or for a relay
     marker     of a tapdisk: links to the marker of its minor
     relay/     of a tapdisk whose device needs a FUSE export: the storage daemon in front of it, a tap of its own
@@ -31,6 +31,7 @@ from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
 from reconcilers.holders import holders_of_path
 from reconcilers.mounts import unmount_lazily
+from reconcilers.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, Format
 from reconcilers.tag import disk_id
@@ -148,7 +149,7 @@ class TapFolder:
 
     @property
     def pid_file(self) -> Path:
-        """Written by the server once its export is ready."""
+        """Written once the server was started."""
         return self.path / "pid"
 
     @property
@@ -224,10 +225,43 @@ class TapFolder:
             os.close(fd)
         return False
 
+    def note_process(self, pid: int) -> None:
+        """Remember the server that was started."""
+        self.pid_file.write_text(str(pid))
+
+    @property
+    def _exporter(self) -> "TapFolder":
+        """What mounts the export."""
+        return self.relay if self.relay.record() else self
+
+    def open_export(self, flags: int) -> int:
+        """Open the server's export as the server sees it, by way of its root folder. Ours to close.
+
+        Nothing on the way is followed: what stands in a jail is its server's, which a guest may have taken over. A
+        server of an earlier version has the host's root, so it is found the same way.
+
+        Raises:
+            DiskError: ServerLost, or ServerFailed if there is no such file.
+        """
+        pid = self._exporter.process_id()
+        try:
+            root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return openat2(root, str(self.export.resolve())[1:], flags, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+            finally:
+                os.close(root)
+        except OSError as error:
+            raise DiskError(
+                Reason.SERVER_FAILED, f"the export of the server (pid {pid}) can't be opened: {error.strerror}"
+            ) from error
+
     def exports(self) -> bool:
         """Whether the server's export is mounted. Its device tells only later, as the kernel caches attributes."""
         try:
-            return self.export.stat().st_dev != self.path.stat().st_dev
+            seen = Path(f"/proc/{self._exporter.process_id()}/root{self.export.resolve()}")
+            return seen.lstat().st_dev != seen.parent.stat().st_dev
+        except DiskError:
+            return False
         except OSError as error:
             # The mount of a server that has ended says these. Any other comes from a server that is there: ENOMEDIUM
             # from QEMU once it found its image corrupt, for example.

@@ -23,6 +23,8 @@ from agent.store import Store
 from agent.trust.policy import Trust
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.host import HostAbilities
+from reconcilers.jail.launcher import Launcher
+from reconcilers.jail.profile import Jail
 from reconcilers.spec import Backend
 from tests.bench.simulated_host import SimulatedHost
 
@@ -53,7 +55,9 @@ def settings(folder: Path, port: int, number: int) -> Settings:
 def abilities() -> HostAbilities:
     """What the simulated kernel can do."""
     why = "the simulated kernel has no taps"
-    taps = TapAbilities(servers={}, devices=(), formats=frozenset(), missing=why, relay=None)
+    taps = TapAbilities(
+        servers={}, devices=(), formats=frozenset(), missing=why, launcher=Launcher(), jail=Jail.REQUIRE
+    )
     return HostAbilities(missing={Backend.BLKTAP: why}, taps=taps, kernel="simulated")
 
 

@@ -24,7 +24,7 @@ _HARMLESS_NAMES = """
     clock_gettime clock_getres clock_nanosleep gettimeofday nanosleep time
     sched_yield sched_getaffinity arch_prctl prctl
     socket socketpair shutdown getsockname getpeername getsockopt setsockopt accept accept4 recvfrom recvmsg recvmmsg
-    openat2 inotify_init1 inotify_add_watch inotify_rm_watch io_uring_setup
+    openat2 inotify_init1 inotify_add_watch inotify_rm_watch io_uring_setup memfd_create
 """
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 
@@ -90,6 +90,7 @@ class Effects:
             **dict.fromkeys(_WRITES, self._write),
             **dict.fromkeys(("open", "openat"), self._open),
             "sendto": self._send,
+            "sendmsg": lambda _: "order a server",  # descriptors go by this call alone
             **dict.fromkeys(("bind", "listen", "connect"), self._socket),
             **dict.fromkeys(
                 ("kill", "tkill", "tgkill", "pidfd_send_signal"), lambda call: f"{call.name} {call.args[1]}"
@@ -129,7 +130,9 @@ class Effects:
         target = call.fd(0)
         if target.startswith("socket:"):
             return self._send(call)
-        if not target.startswith("/") or target == f"{self._folder}/agent.log" or _is_character_device(target):
+        if not target.startswith("/") or target.startswith("/memfd:") or target == f"{self._folder}/agent.log":
+            return None
+        if _is_character_device(target):
             return None
         return f"{call.name} {self._short(target)}"
 

@@ -9,7 +9,7 @@ from tests.workbench import Bench, tap_disk
 
 
 def stop_and_kill_the_server(bench: Bench) -> Path:
-    """Returns the folder of the tap, whose mount is dead then."""
+    """Returns the folder of the tap, whose server has ended without a word."""
     bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
     bench.until_phase("vm1", "vda", "Up")
     bench.stop()
@@ -46,20 +46,27 @@ def test_a_stale_pid_file_that_names_another_process_harms_nobody(bench: Bench) 
             bystander.kill()
 
 
-def test_a_dead_mount_of_an_earlier_run_is_cleared_away(bench: Bench) -> None:
-    stop_and_kill_the_server(bench)
-    for device in bench.loops():
-        subprocess.run(["losetup", "-d", device.path], check=True)
-    bench.until(lambda: not bench.loops())
-    assert len(bench.mounts()) == 1
-    start_and_write(bench)
-
-
-def test_a_dead_mount_that_nothing_is_known_of_is_cleared_away(bench: Bench) -> None:
+def leave_a_dead_mount(bench: Bench) -> Path:
+    """As taps of earlier versions did, which had their exports where the host sees them. Returns the tap's folder."""
     tap = stop_and_kill_the_server(bench)
     for device in bench.loops():
         subprocess.run(["losetup", "-d", device.path], check=True)
     bench.until(lambda: not bench.loops())
+    export = ["--export", f"fuse,id=x,node-name=n,mountpoint={tap / 'export'}"]
+    with subprocess.Popen(["qemu-storage-daemon", "--blockdev", "null-co,node-name=n", *export]) as server:
+        bench.until(bench.mounts)
+        server.kill()
+    assert len(bench.mounts()) == 1
+    return tap
+
+
+def test_a_dead_mount_of_an_earlier_version_is_cleared_away(bench: Bench) -> None:
+    leave_a_dead_mount(bench)
+    start_and_write(bench)
+
+
+def test_a_dead_mount_that_nothing_is_known_of_is_cleared_away(bench: Bench) -> None:
+    tap = leave_a_dead_mount(bench)
     (tap / "tap.json").unlink()
     bench.stable("vm1", "vda").unlink()
     start_and_write(bench)

@@ -17,6 +17,7 @@ from reconcilers import openat2 as openat2_module
 from reconcilers.actual import FileId, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.host import probe
+from reconcilers.jail.profile import Jail
 from reconcilers.openat2 import why_not
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
@@ -329,6 +330,6 @@ def test_a_kernel_that_can_not_is_refused_at_the_start(monkeypatch: pytest.Monke
     monkeypatch.setattr(openat2_module, "_OPENAT2", 9999)
     assert os.strerror(errno.ENOSYS) in (why_not() or "")
     with pytest.raises(DiskError) as refused:
-        asyncio.run(probe([], [], frozenset()))
+        asyncio.run(probe([], [], frozenset(), Jail.REQUIRE))
     assert refused.value.reason is Reason.BACKEND_UNAVAILABLE
     assert "5.6" in refused.value.message
