@@ -24,14 +24,17 @@ from agent.rollout.waves import Share
 from agent.settings import Settings
 from agent.trust.seal import Seal
 
+FAILURES_TOLD = 20
+"""Hosts whose failure is told at the end."""
+
 AGAIN_SECONDS = 2.0
 """Pause before a lost broker is tried again."""
 
 WELL = frozenset({Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED})
 
 
-Act = Callable[[Drive, Record], Awaitable[None]]
-"""What is done from the driver's seat."""
+Act = Callable[[Drive, Record], Awaitable[bool]]
+"""What is done from the driver's seat; says whether it came to the end that was asked for."""
 
 
 def start(
@@ -89,11 +92,10 @@ def resume(rollout: str, *, max_failed: Share | None, take_over: bool, settings:
             await place.op.publish(topic, record.plan.model_dump_json().encode())
         return record
 
-    async def go_on(drive: Drive, record: Record) -> None:
+    async def go_on(drive: Drive, record: Record) -> bool:
         if record.state and record.state.phase is Phase.ROLLING_BACK:
-            await drive.restore()
-        else:
-            await _roll(drive, record)
+            return await _restore(drive)
+        return await _roll(drive, record)
 
     return _drive(rollout, taken_up, go_on, settings, output)
 
@@ -114,13 +116,13 @@ def abort(rollout: str, *, rollback: bool, settings: Settings, output: str) -> i
             raise UnknownError(f"rollout {rollout} is {record.state.phase} already; `tapster rollout undo {rollout}`")
         return record
 
-    async def end(drive: Drive, record: Record) -> None:
+    async def end(drive: Drive, record: Record) -> bool:
         if rollback:
             _check_unsigned(record)
-            await drive.restore()
-        else:
-            wave = f"wave {record.state.wave if record.state else 0} of {record.plan.waves}"
-            await drive.stand(Phase.ABORTED, f"in {wave}, by {whoami()}; what was published stays")
+            return await _restore(drive)
+        wave = f"wave {record.state.wave if record.state else 0} of {record.plan.waves}"
+        await drive.stand(Phase.ABORTED, f"in {wave}, by {whoami()}; what was published stays")
+        return True
 
     return _drive(rollout, taken_up, end, settings, output)
 
@@ -142,9 +144,9 @@ def undo(rollout: str, *, take_over: bool, settings: Settings, output: str) -> i
             raise UnknownError(f"rollout {rollout} is rolled back already")
         return record
 
-    async def back(drive: Drive, record: Record) -> None:
+    async def back(drive: Drive, record: Record) -> bool:
         _check_unsigned(record)
-        await drive.restore()
+        return await _restore(drive)
 
     return _drive(rollout, taken_up, back, settings, output)
 
@@ -171,26 +173,29 @@ def _drive(
     """Begin, act from the driver's seat, and say what came of it; a broker that goes away meanwhile is waited for."""
     begun = list[Record]()
 
-    async def work() -> tuple[Record, Drive]:
+    async def work() -> tuple[Record, Drive, bool]:
         while True:
             try:
                 async with seat(settings, rollout) as place:
                     record = await (found(place, rollout) if begun else first(place))
                     begun.append(record)
-                    return record, await _act(place, record, act, settings, seal=seal)
+                    drive = await _seated(place, record, settings, seal=seal)
+                    with progress(record) as drive.show:
+                        return record, drive, await act(drive, record)
             except BusError as error:
                 if not begun or seal is not None:
                     raise
                 say(f"{error}; trying again, and Ctrl-C leaves it to `tapster rollout resume {rollout}`")
                 await asyncio.sleep(AGAIN_SECONDS)
 
-    def show(found: tuple[Record, Drive]) -> int:
-        return _report(*found, output)
+    def show(done: tuple[Record, Drive, bool]) -> int:
+        return _report(*done, output)
 
     return run(work(), show, rollout)
 
 
-async def _act(place: Seat, record: Record, act: Act, settings: Settings, *, seal: Seal | None) -> Drive:
+async def _seated(place: Seat, record: Record, settings: Settings, *, seal: Seal | None) -> Drive:
+    """Take the seat, with the newest of what is known about the hosts."""
     if not record.whole:
         raise UnknownError(
             f"rollout {record.id} is not whole on the bus: waves or its state are missing; "
@@ -201,28 +206,40 @@ async def _act(place: Seat, record: Record, act: Act, settings: Settings, *, sea
     for message in await place.op.retained(place.op.topics.rollout(record.id, "driver")):
         await place.heard(message)
         census.take(message)
-    with progress(record) as show:
-        drive = Drive(place, record, census, limit=settings.limits.document_bytes, seal=seal, show=show)
-        await act(drive, record)
-    return drive
+    return Drive(place, record, census, limit=settings.limits.document_bytes, seal=seal)
 
 
-async def _roll(drive: Drive, record: Record) -> None:
+async def _roll(drive: Drive, record: Record) -> bool:
+    if record.state and record.state.phase is Phase.ROLLING_BACK:  # the broker was away while it was taken back
+        await drive.restore()
+        return False
     wave = record.state.wave if record.state else 1
     await drive.stand(Phase.ROLLING, f"wave {wave} of {record.plan.waves}", wave=wave)
     state = await drive.roll()
     if state.phase is Phase.STOPPED and record.plan.rollback and not drive.overtaken:
+        _tell_failures(drive)
         say(f"{record.id} stopped: {state.message}; the previous documents are being restored")
         await drive.restore()
+    return state.phase is Phase.DONE
 
 
-def _report(record: Record, drive: Drive, output: str) -> int:
+async def _restore(drive: Drive) -> bool:
+    return (await drive.restore()).phase is Phase.ROLLED_BACK
+
+
+def _tell_failures(drive: Drive) -> None:
+    for one in list(drive.failures.values())[:FAILURES_TOLD]:
+        message = "\n".join(printable(line) for line in one.message.splitlines())
+        sys.stderr.write(f"{one.host}: {one.outcome}: {message}\n")
+    if (rest := len(drive.failures) - FAILURES_TOLD) > 0:
+        sys.stderr.write(f"and {rest} more; `tapster rollout status` names them\n")
+
+
+def _report(record: Record, drive: Drive, well: bool, output: str) -> int:
     state = record.state
     if output == "json":
         sys.stdout.write(json.dumps(as_json(record, drive.failures), indent=2) + "\n")
-    for one in list(drive.failures.values())[:20]:
-        message = "\n".join(printable(line) for line in one.message.splitlines())
-        sys.stderr.write(f"{one.host}: {one.outcome}: {message}\n")
+    _tell_failures(drive)
     if state is None:
         return 1
     line = f"rollout {record.id} of {record.plan.guest}: {state.phase}: {state.message}"
@@ -231,11 +248,11 @@ def _report(record: Record, drive: Drive, output: str) -> int:
         f"`tapster rollout undo {record.id}`",
         Phase.ROLLING_BACK: f"`tapster rollout resume {record.id}` looks again",
     }.get(state.phase)
-    stream = sys.stderr if output == "json" or state.phase not in WELL else sys.stdout
+    stream = sys.stdout if well and output != "json" else sys.stderr
     stream.write(f"{printable(line)}\n")
     if what_now:
         sys.stderr.write(f"  what to do: {what_now}\n")
-    return 0 if state.phase is Phase.DONE or (state.phase in WELL and not record.plan.rollback) else 1
+    return 0 if well else 1
 
 
 def _check_unsigned(record: Record) -> None:

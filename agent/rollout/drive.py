@@ -60,32 +60,25 @@ class _Wave:
 class Drive:
     """Drives one rollout from a seat.
 
+    Attributes:
+        failures: What became of hosts that have failed so far.
+        show: Called whenever there is something new to show.
+
     Args:
         seat: A seat that was taken.
         record: What is kept of the rollout; goes on with it.
         census: Its guest on all hosts; kept up to date.
         limit: Bytes that a document may have.
         seal: Signs documents; None leaves them unsigned.
-        show: Called whenever there is something new to show.
     """
 
-    def __init__(
-        self,
-        seat: Seat,
-        record: Record,
-        census: Census,
-        *,
-        limit: int,
-        seal: Seal | None,
-        show: Callable[[Tally], None],
-    ) -> None:
+    def __init__(self, seat: Seat, record: Record, census: Census, *, limit: int, seal: Seal | None) -> None:
         self._seat = seat
         self._op = seat.op
         self._record = record
         self._census = census
         self._limit = limit
         self._seal = seal
-        self._show = show
         self._loop = asyncio.get_running_loop()
         self._sent: defaultdict[str, set[str]] = defaultdict(set)
         self._overtaken: dict[str, str] = {}
@@ -94,6 +87,7 @@ class Drive:
         self._left = 0
         self._restoring = False
         self.failures: dict[str, Delivery] = {}
+        self.show: Callable[[Tally], None] = lambda _: None
 
     async def roll(self) -> RolloutState:
         """Publish wave after wave until all is done or something speaks against it; returns where it stands then."""
@@ -193,7 +187,7 @@ class Drive:
 
     def _begin(self, number: int) -> None:
         self._wave = _Wave(number)
-        self._show(self.tally())
+        self.show(self.tally())
 
     def _situation(self) -> Situation:
         plan, tally = self._record.plan, self.tally()
@@ -245,7 +239,7 @@ class Drive:
             census.take(Message(one.topic(topics), one.payload))
         self._wave.follower = Follower(census.fleet, self._wave.deliveries, self._loop.time())
         self._wave.deadline = self._loop.time() + self._record.plan.timeout_s
-        self._show(self.tally())
+        self.show(self.tally())
 
     async def _wait(self) -> None:
         """Take in the next message, or none for a while."""
@@ -257,7 +251,7 @@ class Drive:
         if self._wave.follower and self._loop.time() - self._wave.ticked >= TICK_SECONDS:
             self._wave.ticked = self._loop.time()
             self._wave.follower.tick(self._wave.ticked)
-            self._show(self.tally())
+            self.show(self.tally())
 
     def _heard(self, message: Message) -> None:
         if message.topic.startswith(f"{self._op.topics.prefix}/rollouts/"):
@@ -286,7 +280,7 @@ class Drive:
             elif one.outcome != "published":
                 self.failures[one.host or ""] = one
         self._left = sum(one.outcome == "published" for one in self._wave.deliveries)
-        self._show(self.tally())
+        self.show(self.tally())
         self._wave.deliveries = []
 
     def _finished(self) -> str:
