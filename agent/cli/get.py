@@ -56,7 +56,7 @@ def run(
         output: `wide` has more columns; JSON is a list, and with `watch` an object a line.
 
     Returns:
-        0, or 1 if there is nothing to show or the bus can't be used.
+        0, or 1 if there is nothing to show, something can't be read by this version, or the bus can't be used.
     """
     try:
         found = _get(kind, frozenset(names), wanted=wanted, watch=watch, settings=settings, output=output)
@@ -80,6 +80,8 @@ async def _get(
         if not rows:
             sys.stderr.write(f"tapster get: {_none(view, word, wanted, guest, settings)}\n")
         _print(kind, view, rows, output, as_list=not watch)
+        for topic, why in sorted(fleet.unreadable.items()):
+            sys.stderr.write(f"tapster get: {topic} can't be read by this version: {why}\n")
         while watch:
             message = await op.message()
             if message is not None:
@@ -87,7 +89,7 @@ async def _get(
             view = _named(shown(fleet, wanted), word, names)
             before, rows = rows, kind.rows(view)
             _print_changes(kind, view, before, rows, output)
-        return 0 if rows else 1
+        return 0 if rows and not fleet.unreadable else 1
 
 
 def _named(fleet: Fleet, word: str, names: frozenset[str]) -> Fleet:

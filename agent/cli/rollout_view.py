@@ -12,7 +12,7 @@ from rich.text import Text
 
 from agent.cli.tables import age, console
 from agent.fleet.delivery import Delivery
-from agent.fleet.words import printable
+from agent.fleet.words import counted, printable
 from agent.rollout.drive import Tally
 from agent.rollout.record import Phase, Record
 
@@ -64,7 +64,7 @@ def _move(bars: Progress, whole: TaskID, wave: TaskID, record: Record, tally: Ta
 
 def _say_once(said: set[str], record: Record, tally: Tally) -> None:
     if tally.waiting or not (tally.done or tally.failed):
-        line = f"{_wave(record, tally)} begins: {tally.hosts} hosts"
+        line = f"{_wave(record, tally)} begins: {counted(tally.hosts, 'host')}"
     else:
         line = f"{_wave(record, tally)} ends: {_counts(tally)}"
     if line not in said:
@@ -110,7 +110,7 @@ def print_status(record: Record, outcomes: Mapping[str, Delivery]) -> None:
     lines = [
         f"Rollout:   {record.id}",
         f"Guest:     {plan.guest}, {what}",
-        f"Targets:   {plan.targets}: {plan.hosts} hosts in {plan.waves} waves",
+        f"Targets:   {plan.targets}: {counted(plan.hosts, 'host')} in {counted(plan.waves, 'wave')}",
         f"Started:   {plan.started_at:%Y-%m-%d %H:%M:%S} UTC by {plan.operator}{_skew(plan.started_at)}",
         f"Limits:    {_limits(record)}",
         f"Phase:     {state.phase if state else 'unknown'}: {state.message if state else '-'}",
@@ -129,7 +129,7 @@ def print_status(record: Record, outcomes: Mapping[str, Delivery]) -> None:
 def _limits(record: Record) -> str:
     plan = record.plan
     beyond = "the previous documents are restored" if plan.rollback else "it stops"
-    return f"{plan.max_failed} hosts may fail, {plan.timeout_s:g} s for each wave; beyond that {beyond}"
+    return f"{counted(plan.max_failed, 'host')} may fail, {plan.timeout_s:g} s for each wave; beyond that {beyond}"
 
 
 def _waves(record: Record, outcomes: Mapping[str, Delivery]) -> Table:

@@ -88,6 +88,14 @@ def test_what_is_not_there_and_what_is_no_kind_is_said(tapster: Tapster) -> None
 
 
 @pytest.mark.usefixtures("lab")
+def test_what_another_version_says_is_told_and_hides_no_other(tapster: Tapster, put: Put) -> None:
+    put(DB2.host_status, b'{"from": "the future"}')
+    code, out, err = tapster("get", "hosts", "-o", "json")
+    assert (code, len(json.loads(out))) == (1, 2)
+    assert f"{DB2.host_status} can't be read by this version" in err
+
+
+@pytest.mark.usefixtures("lab")
 def test_describe_says_all_about_one_thing(tapster: Tapster) -> None:
     code, out, _ = tapster("describe", "guest", "vm1")
     assert code == 0
