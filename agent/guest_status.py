@@ -22,6 +22,7 @@ from agent.status import (
     Phase,
     ProcessHolder,
     Requested,
+    Tap,
     now,
 )
 from reconcilers.actual import Attached
@@ -147,9 +148,7 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
         source=disk.source if disk else None,
         backing=_backing(disk, attached),
         requested=Requested(backend=disk.backend if disk else None, format=disk.format if disk else None),
-        effective=Effective(backend=attached.backend, format=attached.format, server=attached.server)
-        if attached
-        else None,
+        effective=_effective(attached) if attached else None,
         device_path=attached.device_path if attached else None,
         stable_path=stable_path if attached and attached.linked else None,
         diskseq=attached.diskseq if attached else None,
@@ -175,6 +174,11 @@ def _in_use(holders: DeviceHolders) -> InUse:
 def _backing(disk: DiskDefinition | None, attached: Attached | None) -> tuple[BackingImage, ...]:
     chain = attached.chain if attached else disk.spec.chain if disk and disk.spec else ()
     return tuple(BackingImage(source=layer.path, format=layer.format) for layer in chain)
+
+
+def _effective(attached: Attached) -> Effective:
+    tap = Tap.model_validate(attached.tap, from_attributes=True) if attached.tap else None
+    return Effective(backend=attached.backend, format=attached.format, server=attached.server, tap=tap)
 
 
 def _unhonoured(disk: DiskDefinition | None, attached: Attached | None) -> tuple[str, ...]:

@@ -76,12 +76,27 @@ class Requested(Status):
     format: Format | None
 
 
+class Tap(Status):
+    """How a tap serves its disk.
+
+    `export` is the mount point of a FUSE file or a unix socket; without `flushes`, what a guest flushes is on the
+    image's storage only by chance.
+    """
+
+    server: ServerKind
+    device: DeviceKind
+    export: str
+    process_id: int | None
+    flushes: bool
+
+
 class Effective(Status):
     """What serves the disk now. `server` is the kernel for loop, the program and its version for a tap."""
 
     backend: Backend
     format: Format
     server: str
+    tap: Tap | None = None
 
 
 class DiskError(Status):

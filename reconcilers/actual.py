@@ -6,6 +6,7 @@ These values come from the kernel and the runtime folders, never from memory. On
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Format, Layer
 from reconcilers.tuning import Tuning
@@ -53,6 +54,25 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TapFacts:
+    """How a tap serves its disk.
+
+    Attributes:
+        server: Which program has the image.
+        device: How its export is made a block device.
+        export: Where it exports: the mount point of a FUSE file, or a unix socket.
+        process_id: The server's; None if it is gone, or just being started.
+        flushes: Whether a guest's flush reaches the image's storage.
+    """
+
+    server: ServerKind
+    device: DeviceKind
+    export: str
+    process_id: int | None
+    flushes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
     """A disk that is there.
 
@@ -74,6 +94,7 @@ class Attached:
             block device that was claimed. Without it, reads and writes fail.
         linked: Whether the stable path points to `device_path`.
         below: The images below the one that is served, the uppermost first, each with which file it is.
+        tap: More about what serves it, of a tap.
         awaits_server: Its server is gone, and its requests wait for another one, which will know all that the first
             has acknowledged.
         server_answers: False only for a server that runs, has requests to do and does not react. What else is said
@@ -96,6 +117,7 @@ class Attached:
     server: str
     server_alive: bool
     linked: bool
+    tap: TapFacts | None = None
     awaits_server: bool = False
     server_answers: bool = True
     below: tuple[tuple[Layer, FileId], ...] = ()

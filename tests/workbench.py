@@ -369,13 +369,21 @@ def tap_disk(target: str, path: Path, fmt: str = "aio", more: str = "") -> str:
     return f"<disk type='file'>{driver}<source file='{path}'/><target dev='{target}'/>{more}</disk>"
 
 
+# What a machine has besides is tested where it is asked for.
+_TAPS = f"""
+servers = ["storage-daemon"]
+devices = ["fuse-loop"]
+formats = {json.dumps([fmt for fmt in Format if fmt != "raw"])}
+"""
+
+
 def _settings(host: Bench, more: str) -> str:
     pace = "" if "[controller]" in more else "[controller]\nretry_min = 0.05\nretry_max = 0.3"
     pools = f"\npools = {json.dumps([str(pool) for pool in host.pools])}"
     images = "[images]" + ("" if "pools =" in more else pools)
     images += "" if "devices =" in more else '\ndevices = ["/dev/loop*"]'
     more = more.replace("[images]", images) if "[images]" in more else f"{more}\n{images}"
-    more += "" if "[blktap]" in more else f"\n[blktap]\nformats = {json.dumps([fmt for fmt in Format if fmt != 'raw'])}"
+    more += "" if "[blktap]" in more else f"\n[blktap]\n{_TAPS}"
     return f"""
 host = "{host.host}"
 fleet = "{FLEET}"

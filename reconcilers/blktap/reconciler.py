@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from reconcilers.actual import Attached, FileId
+from reconcilers.actual import Attached, FileId, TapFacts
 from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.crashes import Crashes
@@ -26,7 +26,7 @@ from reconcilers.reason import Reason
 from reconcilers.source import Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
-from reconcilers.tuning import Limits
+from reconcilers.tuning import Cache, Limits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -116,6 +116,7 @@ class BlktapReconciler:
             server=record.server,
             below=tuple((Layer(one.source, one.format), FileId(one.device, one.inode)) for one in record.below),
             server_alive=alive,
+            tap=_facts(tap, record, alive=alive),
             awaits_server=not alive and device is not None and not fuse and survives_its_server(record),
             damage=tap.damage(),
             linked=device is not None and self._paths.read(key) == device.path and not tap.reconnecting(),
@@ -304,6 +305,17 @@ def _layers(spec: DiskSpec, checked: CheckedSource) -> tuple[TapLayer, ...]:
             raw_size=each.verdict.raw_size,
         )
         for layer, each in zip(spec.chain, checked.below, strict=True)
+    )
+
+
+def _facts(tap: TapFolder, record: TapRecord, *, alive: bool) -> TapFacts:
+    fuse = record.device_kind is DeviceKind.FUSE_LOOP
+    return TapFacts(
+        server=record.server_kind,
+        device=record.device_kind,
+        export=str(tap.export if fuse else tap.nbd),
+        process_id=tap.noted_process_id() if alive else None,
+        flushes=record.tuning.cache is not Cache.UNSAFE,
     )
 
 

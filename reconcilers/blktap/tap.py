@@ -273,12 +273,18 @@ class TapFolder:
         Raises:
             DiskError: ServerLost if it ended meanwhile.
         """
+        if pid := self.noted_process_id():
+            return pid
+        for holder in holders_of_path(str(self.lock)):  # it was being started when its agent was killed
+            return holder.pid
+        raise DiskError(Reason.SERVER_LOST, f"the server of {self.path} has just ended")
+
+    def noted_process_id(self) -> int | None:
+        """As the server's file has it."""
         try:
             return int(self.pid_file.read_text())
-        except (FileNotFoundError, ValueError):  # it was being started when its agent was killed
-            for holder in holders_of_path(str(self.lock)):
-                return holder.pid
-        raise DiskError(Reason.SERVER_LOST, f"the server of {self.path} has just ended")
+        except (FileNotFoundError, ValueError):
+            return None
 
     def process_ids(self) -> list[int]:
         """Those of the server and of its relay, as far as they run."""

@@ -1,6 +1,5 @@
 """A host whose taps have nbd devices. Where the kernel has none, tests/vm runs these tests in a machine of its own."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(400))
 
 
-@pytest.fixture
-def nbd_bench(host_parts: None, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """An agent that has nothing but nbd."""
+@pytest.fixture(scope="module")
+def nbd_bench(host_parts: None, broker: Broker) -> Iterator[Bench]:
+    """An agent that has nothing but nbd; one for all tests, as its start takes half a minute there."""
     if lacking := why_not():
         pytest.skip(lacking)
-    monkeypatch.setattr(workbench, "PATIENCE", 120.0)
-    with running_bench(SETTINGS, broker=broker) as host:
-        yield host
-        for guest in list(host.statuses):
-            host.absent(guest, 2**62)
-        deadline = time.monotonic() + 120
-        while list(Path("/sys/block").glob("nbd*/backend")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workbench, "PATIENCE", 240.0)
+        with running_bench(SETTINGS, broker=broker) as host:
+            yield host

@@ -203,7 +203,7 @@ def test_what_was_flushed_is_in_the_image_when_all_is_killed(nbd_bench: Bench) -
             os.kill(server, signal.SIGKILL)
         bench.until(lambda: bench.servers() == [])
         raw = bench.folder / "raw"
-        subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, raw], check=True)
+        subprocess.run(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, raw], check=True)
         assert raw.read_bytes()[: len(pattern)] == pattern
     bench.start()
     bench.until_phase("vm1", "vda", "Up")

@@ -15,12 +15,12 @@ CHECKOUT = Path(__file__).parents[2]
 BOOT_SECONDS = 840
 """Until a machine counts as stuck. It takes a minute or two to do its work, on two slow processors some more."""
 
-_LEFT_OUT = re.compile(r"/(?:atheris|mypy|mypyc|ruff|pip|setuptools|hatchling|__pycache__)(?:[/.-]|$)")
+_LEFT_OUT = re.compile(r"/(?:atheris|mypy|mypyc|ruff|pip|setuptools|hatchling)(?:[/.-]|$)")
 
 # The only program besides the kernel: no service manager has to come up first. It is process 1, and with its end the
 # machine would stop in a panic.
 _SCRIPT = """\
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root CI=1 PYTHONDONTWRITEBYTECODE=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root CI=1
 export PYTHONPATH=/opt/in/checkout:/opt/in/packages
 exec >/dev/ttyS0 2>&1 </dev/null
 mkdir -p /opt/in /dev/shm && mount -t tmpfs tmpfs /dev/shm

@@ -19,6 +19,6 @@ def test_nbd_in_a_vm(tmp_path: Path) -> None:
     made = subprocess.run([CHECKOUT / "deploy/lib/make-root", "vm"], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr or made.stdout
     root = Path(made.stdout.splitlines()[-1])
-    status, text = boot(root, tmp_path, "python3 -m pytest -q -p no:cacheprovider tests/nbd")
+    status, text = boot(root, tmp_path, "python3 -m pytest -q --color=no -p no:cacheprovider tests/nbd")
     assert status == 0, text
     assert re.search(r"^\d+ passed in", text, re.MULTILINE), text

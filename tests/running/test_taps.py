@@ -1,0 +1,120 @@
+"""Taps over FUSE: every format both ways, large images, big sectors, flushes, and servers that keep dying."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reconcilers.blktap.crashes import MOST
+from tests.workbench import Bench, tap_disk
+
+MIB = 1 << 20
+FORMATS = [
+    ("aio", "raw"),
+    ("qcow", "qcow"),
+    ("qcow2", "qcow2"),
+    ("qed", "qed"),
+    ("vdi", "vdi"),
+    ("vhd", "vpc"),
+    ("vhdx", "vhdx"),
+    ("vmdk", "vmdk"),
+]
+
+
+def write(path: Path, data: bytes, offset: int = 0) -> None:
+    """Write through a device, and flush."""
+    with path.open("r+b", buffering=0) as device:
+        os.pwrite(device.fileno(), data, offset)
+        os.fsync(device.fileno())
+
+
+@pytest.mark.parametrize(("fmt", "qemu"), FORMATS)
+def test_every_format_both_ways(bench: Bench, fmt: str, qemu: str) -> None:
+    """What qemu-img wrote is what the device reads, and what the device was written is what qemu-img reads."""
+    before, image = bench.images / "before.raw", bench.images / "image"
+    before.write_bytes(os.urandom(MIB) + bytes(6 * MIB) + os.urandom(MIB))
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", qemu, before, image], check=True)
+    bench.push_disks("vm1", tap_disk("vda", image, fmt))
+    bench.until_phase("vm1", "vda", "Up")
+    device = bench.stable("vm1", "vda")
+    assert device.read_bytes()[: 8 * MIB] == before.read_bytes()
+    changed = os.urandom(3 * MIB)
+    write(device, changed, 2 * MIB - 512)
+    bench.absent("vm1")
+    bench.until_phase("vm1", "vda", "Down")
+    with before.open("r+b") as file:
+        os.pwrite(file.fileno(), changed, 2 * MIB - 512)
+    compared = subprocess.run(
+        ["qemu-img", "compare", "-f", "raw", "-F", qemu, before, image], capture_output=True, text=True, check=False
+    )
+    assert compared.returncode == 0, compared.stdout
+
+
+@pytest.mark.parametrize(("fmt", "qemu"), [("aio", "raw"), ("qcow2", "qcow2"), ("vhdx", "vhdx")])
+def test_more_than_two_tib_in_sectors_of_four_kib(bench: Bench, fmt: str, qemu: str) -> None:
+    size, data = 3 << 40, os.urandom(4096)
+    image = bench.formatted("image", qemu, size)
+    bench.push_disks("vm1", tap_disk("vda", image, fmt, "<blockio logical_block_size='4096'/>"))
+    up = bench.until_phase("vm1", "vda", "Up")
+    assert (up["size_bytes"], up["logical_block_size"]) == (size, 4096)
+    write(bench.stable("vm1", "vda"), data, size - 4096)
+    bench.absent("vm1")
+    bench.until_phase("vm1", "vda", "Down")
+    read = ["qemu-img", "dd", "-f", qemu, "-O", "raw", "bs=4096", f"skip={size // 4096 - 1}"]
+    last = bench.folder / "last"
+    subprocess.run([*read, f"if={image}", f"of={last}"], check=True)
+    assert last.read_bytes() == data
+
+
+@pytest.mark.parametrize(("fmt", "qemu"), [("aio", "raw"), ("qcow2", "qcow2"), ("vhd", "vpc")])
+def test_what_was_flushed_is_in_the_image_when_all_is_killed(bench: Bench, fmt: str, qemu: str) -> None:
+    """Server and agent at one blow: no one of them is asked to write anything any more."""
+    image, data = bench.formatted("image", qemu), os.urandom(MIB)
+    bench.push_disks("vm1", tap_disk("vda", image, fmt))
+    bench.until_phase("vm1", "vda", "Up")
+    write(bench.stable("vm1", "vda"), data)
+    servers = bench.servers()
+    bench.stop(signal.SIGKILL)
+    for server in servers:
+        os.kill(server, signal.SIGKILL)
+    bench.until(lambda: bench.servers() == [])
+    raw = bench.folder / "raw"
+    subprocess.run(["qemu-img", "convert", "-U", "-f", qemu, "-O", "raw", image, raw], check=True)
+    assert raw.read_bytes()[:MIB] == data
+    bench.start()
+    bench.wait_synced()
+    bench.until(lambda: bench.servers() not in ([], servers))
+
+
+def test_the_status_says_how_a_tap_serves(bench: Bench) -> None:
+    bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+    tap = bench.until_phase("vm1", "vda", "Up")["effective"]["tap"]
+    (server,) = bench.servers()
+    assert (tap["server"], tap["device"], tap["process_id"]) == ("storage-daemon", "fuse-loop", server)
+    assert tap["flushes"] is True
+    assert Path(tap["export"]) in bench.mounts()
+
+
+def test_a_server_that_dies_again_and_again_is_given_up_and_says_why(bench: Bench) -> None:
+    bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+    bench.until_phase("vm1", "vda", "Up")
+    killed: set[int] = set()
+
+    def kill_another() -> bool:
+        disk = bench.disk("vm1", "vda")
+        server = disk["effective"]["tap"]["process_id"] if disk["phase"] == "Up" else None
+        if server and server not in killed:
+            next(bench.runtime.glob("taps/*/log")).write_text("Assertion `all is well' failed.\n")
+            os.kill(server, signal.SIGKILL)
+            killed.add(server)
+        return len(killed) == MOST
+
+    bench.until(kill_another)
+    bench.until_phase("vm1", "vda", "Failed")
+    bench.until(lambda: (bench.disk("vm1", "vda").get("error") or {}).get("reason") == "ServerCrashes")
+    failed = bench.disk("vm1", "vda")
+    assert f"died {MOST} times" in failed["error"]["message"]
+    assert "Assertion `all is well' failed." in failed["error"]["message"]
+    assert bench.servers() == []
