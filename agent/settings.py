@@ -238,9 +238,9 @@ class BlktapSettings(Section):
         "needs, is passed over. None: no blktap disks.",
     )
     devices: Annotated[tuple[TapDevice, ...], BeforeValidator(from_commas)] = Field(
-        (DeviceKind.NBD, DeviceKind.FUSE_LOOP),
+        (DeviceKind.FUSE_LOOP,),
         description="How a block device is made of what a server exports, the preferred first; what the host lacks is "
-        "passed over.",
+        "passed over. nbd is new and has to be asked for.",
     )
     nbd_grace: WholeSeconds = Field(
         300,
