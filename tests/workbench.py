@@ -266,6 +266,9 @@ class Bench:
             self._agent.wait()
         self._ear.disconnect()
         self._ear.loop_stop()
+        for pid in self.servers():  # the device over a stopped one would hang whoever looks at it
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         for device in self.loops():
             for _ in range(200):  # an agent beside us may have each device open for a moment, to look at it
                 if control.try_detach(device):
@@ -273,7 +276,6 @@ class Bench:
                 time.sleep(0.01)
         for pid in self.servers():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGKILL)
         for tap in self.runtime.glob("taps/*"):  # and not "taps/*/export": a dead mount is nothing to look at
             unmount_lazily(tap / "export")
