@@ -156,7 +156,7 @@ class StorageDaemon:
             await asyncio.to_thread(tap.note_process, launched.pid)
 
     def _order(self, tap: TapFolder, images: int) -> Order:
-        record, mount_point = _record(tap), tap.export.resolve()
+        record, mount_point = _record(tap), tap.export_inside
         return order(
             _command(record, range(_FIRST_IMAGE, _FIRST_IMAGE + images), mount_point),
             mount_point=mount_point if record.device_kind is DeviceKind.FUSE_LOOP else None,

@@ -230,6 +230,11 @@ class TapFolder:
         self.pid_file.write_text(str(pid))
 
     @property
+    def export_inside(self) -> Path:
+        """Where the export is for the server: as the kernel names it in sysfs, that is without links on the way."""
+        return self.export.parent.resolve() / self.export.name
+
+    @property
     def _exporter(self) -> "TapFolder":
         """What mounts the export."""
         return self.relay if self.relay.record() else self
@@ -247,7 +252,7 @@ class TapFolder:
         try:
             root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return openat2(root, str(self.export.resolve())[1:], flags, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+                return openat2(root, str(self.export_inside)[1:], flags, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
             finally:
                 os.close(root)
         except OSError as error:
@@ -258,7 +263,7 @@ class TapFolder:
     def exports(self) -> bool:
         """Whether the server's export is mounted. Its device tells only later, as the kernel caches attributes."""
         try:
-            seen = Path(f"/proc/{self._exporter.process_id()}/root{self.export.resolve()}")
+            seen = Path(f"/proc/{self._exporter.process_id()}/root{self.export_inside}")
             return seen.lstat().st_dev != seen.parent.stat().st_dev
         except DiskError:
             return False
