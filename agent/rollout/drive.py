@@ -54,7 +54,6 @@ class _Wave:
     deliveries: list[Delivery] = field(default_factory=list)
     follower: Follower | None = None
     deadline: float = float("inf")
-    ticked: float = 0.0
 
 
 class Drive:
@@ -242,16 +241,19 @@ class Drive:
         self.show(self.tally())
 
     async def _wait(self) -> None:
-        """Take in the next message, or none for a while."""
-        left = self._wave.deadline - self._loop.time()
-        message = await self._op.message(max(0.0, min(left, TICK_SECONDS)))
-        if message is not None:
-            await self._seat.heard(message)
-            self._heard(message)
-        if self._wave.follower and self._loop.time() - self._wave.ticked >= TICK_SECONDS:
-            self._wave.ticked = self._loop.time()
-            self._wave.follower.tick(self._wave.ticked)
-            self.show(self.tally())
+        """Take in what comes for a moment: deciding and showing look at every host, and a wave may have thousands."""
+        wave = self._wave
+        until = min(wave.deadline, self._loop.time() + TICK_SECONDS)
+        while wave.follower and wave.follower.open and not self._overtaken:
+            message = await self._op.message(max(0.0, until - self._loop.time()))
+            if message is not None:
+                await self._seat.heard(message)
+                self._heard(message)
+            if self._loop.time() >= until:
+                break
+        if wave.follower:
+            wave.follower.tick(self._loop.time())
+        self.show(self.tally())
 
     def _heard(self, message: Message) -> None:
         if message.topic.startswith(f"{self._op.topics.prefix}/rollouts/"):
@@ -263,7 +265,7 @@ class Drive:
             return
         self._census.take(message)
         sent = self._sent.get(topic.scope.name) if topic.scope.kind == "host" else None
-        if sent and digest(message.payload) not in sent:
+        if sent and not self._restoring and digest(message.payload) not in sent:
             document = self._census.own(topic.scope.name, topic.guest)
             what = f"pushed generation {document.generation} of it" if document else "took its document off the bus"
             self._overtaken[topic.scope.name] = f"somebody else {what} meanwhile"

@@ -314,3 +314,19 @@ def test_a_will_of_one_who_was_cut_off_does_not_vacate_the_new_drivers_seat(
         put(f"tapster/v1/lab/rollouts/{record.id}/driver", gone.model_dump_json().encode())
         until(lambda: the_only(settings).driven)
         assert first.process.poll() is None
+
+
+def test_a_push_by_somebody_else_while_it_is_taken_back_is_left_alone(
+    settings: Settings, tapster: Tapster, file: Path, tmp_path: Path
+) -> None:
+    def only_new(document: Any, sha256: str) -> GuestStatus | None:
+        return up(document, sha256) if "new" in document.get("domain_xml", "") else None
+
+    with fake_fleet(settings, {"h1": Fake(only_new), "h2": Fake(up)}):
+        _, shown, _ = rollout(tapster, file, "--all", "--timeout", "8s")
+        with driver(tmp_path, "undo", shown["id"]) as back:
+            until(lambda: told(settings)["h1"]["state"] == "absent")
+            assert tapster("push", definition(tmp_path, "newer"), "--host", "h1")[0] == 0
+            assert back.process.wait(PATIENCE) == 1
+            assert back.said("h1 not \\(yet\\)")
+        assert images(settings) == {"h1": "newer", "h2": "absent"}
