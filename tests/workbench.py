@@ -34,6 +34,8 @@ PATIENCE = 20.0
 
 FLEET = "test"
 
+AGENT = (sys.executable, "-c", "from agent.cli.app import main; main()")
+
 FOLDER_PREFIX = f"tapster-{os.getpid()}-"
 """All that this run of tests makes on the host names such a folder, and that is how it is found."""
 
@@ -66,6 +68,7 @@ class Bench:
         self.messages: list[tuple[str, bytes]] = []
         self.config = folder / "tapster.toml"
         self.config.write_text(_settings(self, settings))
+        self.under: list[str] = []
         self._agent: Process | None = None
         self._starts_before = 0
         self._ear = self._listen()
@@ -80,7 +83,7 @@ class Bench:
     def _launch(self) -> Process:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", "from agent.cli.app import main; main()", "run", "--config", str(self.config)],
+                [*self.under, *AGENT, "run", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -25,10 +25,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from tests.bench import again, bring_up, change, command, drift, steady
+from tests.bench import again, bring_up, change, command, drift, input_output, steady
 from tests.bench.figures import Figure, show, write
 
-FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth")
+FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth", "io")
 PROGRAMS = ("mosquitto", "qemu-storage-daemon", "qemu-img", "losetup")
 NODES = ("/dev/loop-control", "/dev/fuse")
 
@@ -46,10 +46,20 @@ class Sizes:
     idle: float
     growth: tuple[int, int]
     rounds: int
+    io: float
 
 
 SMALL = Sizes(
-    disks=200, taps=24, adopted=200, changes=100, repairs=200, redelivered=1000, idle=5, growth=(50, 400), rounds=3
+    disks=200,
+    taps=24,
+    adopted=200,
+    changes=100,
+    repairs=200,
+    redelivered=1000,
+    idle=5,
+    growth=(50, 400),
+    rounds=3,
+    io=1,
 )
 FULL = Sizes(
     disks=1000,
@@ -61,6 +71,7 @@ FULL = Sizes(
     idle=60,
     growth=(250, 4000),
     rounds=5,
+    io=5,
 )
 
 
@@ -97,17 +108,19 @@ def _families(sizes: Sizes, skipped: list[str]) -> dict[str, Callable[[], list[F
         "help": lambda: [command.help_figure(4 * sizes.rounds)],
         "loop": lambda: bring_up.loop_figures(sizes.disks, sizes.rounds, skipped),
         "qcow2": lambda: bring_up.tap_figures(sizes.taps, sizes.rounds),
-        "steady": lambda: list(_steady(sizes)),
+        "steady": lambda: list(_steady(sizes, skipped)),
         "drift": lambda: drift.drift_figures(sizes.disks, sizes.taps, sizes.repairs),
         "growth": lambda: bring_up.growth_figures(*sizes.growth),
+        "io": lambda: input_output.io_figures(sizes.io, skipped),
     }
 
 
-def _steady(sizes: Sizes) -> Iterator[Figure]:
+def _steady(sizes: Sizes, skipped: list[str]) -> Iterator[Figure]:
     with steady.steady_host(sizes.adopted) as host:
         yield from steady.memory_figures(host)
         yield steady.idle_figure(host, sizes.idle)
         yield again.restart_figure(host, sizes.rounds)
+        yield from again.ioctl_figure(host, skipped)
         yield from change.disk_figures(host, sizes.changes)
         yield from change.document_figures(host, sizes.changes)
         yield again.redelivery_figure(host, sizes.redelivered, sizes.rounds)
@@ -145,6 +158,7 @@ def _sizes(options: argparse.Namespace) -> Sizes:
         idle=sizes.idle,
         growth=sizes.growth,
         rounds=options.rounds or sizes.rounds,
+        io=sizes.io,
     )
 
 

@@ -1,5 +1,6 @@
 """What was there already comes again: the agent after a restart, and documents after the broker's."""
 
+import shutil
 import signal
 import statistics
 import subprocess
@@ -10,6 +11,12 @@ from tests.bench import bare_client
 from tests.bench.figures import Figure
 from tests.bench.steady import SteadyHost
 from tests.workbench import domain
+
+CHANGING = (
+    *("LOOP_SET_FD", "LOOP_CLR_FD", "LOOP_SET_STATUS", "LOOP_CHANGE_FD", "LOOP_SET_CAPACITY", "LOOP_SET_DIRECT_IO"),
+    *("LOOP_SET_BLOCK_SIZE", "LOOP_CONFIGURE", "LOOP_CTL_ADD", "LOOP_CTL_REMOVE", "BLKROSET"),
+)
+"""Requests to the loop driver (loop.h, fs.h) after which something is not as it was."""
 
 IMPORTS = "import agent.cli.run"
 """All that `tapster run` loads before its first line."""
@@ -39,6 +46,31 @@ def restart_figure(steady: SteadyHost, rounds: int) -> Figure:
         target="≤ 1000 ms",
         note=f"{statistics.median(after_start):.0f} ms of it once it connects; number and diskseq of no device changed",
     )
+
+
+def ioctl_figure(steady: SteadyHost, skipped: list[str]) -> list[Figure]:
+    """The agent starts once more under strace, which counts the requests that would change a device."""
+    if shutil.which("strace") is None:
+        skipped.append("changing ioctls of a restart: there is no strace; apt-get install strace")
+        return []
+    host, trace = steady.host, steady.host.folder / "ioctls"
+    host.stop()
+    host.forget()
+    host.under = ["strace", "-D", "-f", "-q", "-e", "trace=ioctl", "-o", str(trace)]  # -D: the process is the agent's
+    host.start()
+    host.under = []
+    host.wait_up(steady.count)
+    requests = [line for line in trace.read_text().splitlines() if "ioctl(" in line]
+    changing = [line for line in requests if any(name in line for name in CHANGING)]
+    return [
+        Figure(
+            name=f"restart, {steady.count} disks adopted, ioctls that change a device",
+            unit="",
+            values=[len(changing)],
+            target="0",
+            note=f"of {len(requests)} ioctls under strace; the others ask",
+        )
+    ]
 
 
 def redelivery_figure(steady: SteadyHost, count: int, rounds: int) -> Figure:
