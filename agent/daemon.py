@@ -88,15 +88,7 @@ class Daemon:
         self._capabilities = _capabilities(abilities)
         self._topics = Topics(settings.fleet, settings.host)
         self._world = DesiredWorld(host=settings.host, groups=settings.groups, partial=settings.policy.partial)
-        self._host = Host(
-            settings.paths.runtime,
-            instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
-            abilities,
-            settings.images.allowed(settings.paths),
-            server_patience=settings.blktap.start_timeout,
-            nbd_grace=settings.blktap.nbd_grace,
-            on_change=self._changed,
-        )
+        self._host = host_of(settings, abilities, on_change=self._changed)
         self._reporter = Reporter(
             topics=self._topics,
             world=self._world,
@@ -327,6 +319,19 @@ class Daemon:
 
     async def _in_store_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
+
+
+def host_of(settings: Settings, abilities: HostAbilities, *, on_change: Callable[[DiskKey, Trigger], None]) -> Host:
+    """The host's disks as these settings mean them. Nothing is touched yet."""
+    return Host(
+        settings.paths.runtime,
+        instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
+        abilities,
+        settings.images.allowed(settings.paths),
+        server_patience=settings.blktap.start_timeout,
+        nbd_grace=settings.blktap.nbd_grace,
+        on_change=on_change,
+    )
 
 
 def _capabilities(abilities: HostAbilities) -> Capabilities:

@@ -384,7 +384,7 @@ def load(path: Path | None = None) -> Settings:
     Raises:
         SettingsError: The file can't be read, or it or the environment has an unknown key or a wrong value.
     """
-    chosen = path or (Path(named) if (named := os.environ.get(FILE_VARIABLE)) else None)
+    chosen = _chosen(path)
     file = chosen or DEFAULT_FILE
     table = _read(file, optional=chosen is None)
     problems = [f"{name} (in {file}): {why}" for name, why in unknown_keys(Settings, table)]
@@ -396,6 +396,15 @@ def load(path: Path | None = None) -> Settings:
     if problems:
         raise SettingsError("\n  ".join(["the settings can't be used:", *problems]))
     return settings
+
+
+def file_of(path: Path | None = None) -> Path:
+    """The file that `load` reads for this argument."""
+    return _chosen(path) or DEFAULT_FILE
+
+
+def _chosen(path: Path | None) -> Path | None:
+    return path or (Path(named) if (named := os.environ.get(FILE_VARIABLE)) else None)
 
 
 def _read(file: Path, *, optional: bool) -> dict[str, Any]:

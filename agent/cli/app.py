@@ -1,5 +1,6 @@
 """The `tapster` command. Each command's work is in the module of its name, imported only when it is called."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -98,6 +99,21 @@ def doctor(config: Config = None, output: Output = "table") -> None:
     from agent.cli import doctor as command
 
     raise typer.Exit(command.run(settings=settings_from(config), output=output))
+
+
+@app.command(name="support-bundle")
+def support_bundle(
+    *,
+    file: Annotated[Path | None, typer.Option("--file", help="The tar file to make.", show_default=False)] = None,
+    config: Config = None,
+) -> None:
+    """Collect settings, statuses, logs and kernel facts into one file, without secrets."""
+    from agent.cli import support_bundle as command
+    from agent.settings import file_of
+
+    settings = settings_from(config)
+    target = file or Path(f"tapster-{settings.host}-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
+    raise typer.Exit(command.run(config=file_of(config), target=target, settings=settings))
 
 
 app.add_typer(fleet_commands.app)

@@ -1,0 +1,46 @@
+"""Removing the package leaves disks up; purging it takes them down only when told to, and never one in use."""
+
+from tests.system.machine import IMAGES, Machine
+from tests.system.writer import writing
+from tests.workbench import loop_disk, tap_disk
+
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y"
+AGREE = "echo 'tapster tapster/take-disks-down boolean true' | debconf-set-selections"
+
+
+def test_removing_leaves_disks_up_and_installing_again_takes_them_over(machine: Machine) -> None:
+    machine.push("vm1", loop_disk("vda", machine.image("a.raw", "8M")), tap_disk("vdb", machine.image("b.raw", "8M")))
+    before = machine.disks()
+    with writing(machine, "vm1", "vda", "vdb"):
+        machine.shell(f"{APT} remove tapster")
+        assert not machine.shell("command -v tapster || true")
+        assert machine.shell("cat /etc/tapster/tapster.toml"), "settings stay until the purge"
+        machine.shell(f"{APT} install /root/tapster_*.deb")
+        machine.in_step()
+        for name, disk in machine.disks().items():
+            assert (disk["phase"], disk["diskseq"]) == ("Up", before[name]["diskseq"])
+
+
+def test_a_purge_that_is_not_told_to_take_disks_down_leaves_them(machine: Machine) -> None:
+    machine.push("vm1", loop_disk("vda", machine.image("a.raw", "8M")))
+    with writing(machine, "vm1", "vda"):
+        machine.shell(f"{APT} purge tapster")
+    assert machine.shell("ls /etc/tapster /var/lib/tapster 2>/dev/null || true").split() == [
+        "/var/lib/tapster:",
+        "images",
+    ]
+    assert machine.shell(f"ls {IMAGES}").split() == ["a.raw"]
+
+
+def test_a_purge_that_is_told_to_takes_down_what_nobody_uses(machine: Machine) -> None:
+    images = [machine.image(f"{name}.raw", "8M") for name in "abc"]
+    machine.push("vm1", loop_disk("vda", images[0]), tap_disk("vdb", images[1]), loop_disk("vdc", images[2]))
+    devices = {name: disk["device_path"] for name, disk in machine.disks().items()}
+    machine.shell(AGREE)
+    with writing(machine, "vm1", "vdc"):
+        machine.shell(f"{APT} purge tapster")
+        assert machine.shell("ls /run/tapster/disks/vm1").split() == ["vdc"]
+    bound = machine.shell("losetup --noheadings --output NAME").split()
+    assert devices["vm1/vdc"] in bound
+    assert not machine.shell("pgrep qemu-storage || true")
+    assert machine.shell(f"ls {IMAGES}").split() == ["a.raw", "b.raw", "c.raw"]
