@@ -10,8 +10,8 @@ from tests.system.machine import Machine, booted
 from tests.system.writer import writing
 from tests.workbench import loop_disk, tap_disk
 
-MOST_EXPOSED = 5.0
-"""What `systemd-analyze security` may say at most, of 10."""
+MOST_EXPOSED = 5.5
+"""What `systemd-analyze security` may say at most, of 10. The rest is what taps need that the agent starts."""
 
 HANGING_CONTROLLER = """\
 import asyncio, pathlib
@@ -87,12 +87,14 @@ def test_a_hung_controller_is_restarted_by_the_watchdog_and_disks_stay_up(machin
         assert machine.show("tapster.service", "NRestarts") == {"NRestarts": "0"}, "it works, and is left alone"
 
         machine.shell("touch /run/hang")
-        machine.push("vm2", loop_disk("vda", machine.image("c.raw")), wait=False)
+        # The first is taken up by the controller that waits already, which hangs before it takes the second.
+        for guest in ("vm2", "vm3"):
+            machine.push(guest, loop_disk("vda", machine.image(f"{guest}.raw")), wait=False)
         machine.until(lambda: machine.show("tapster.service", "NRestarts") != {"NRestarts": "0"}, "it is restarted")
         assert "Watchdog timeout (limit 4s)!" in machine.run("journalctl", "-u", "tapster", "--no-pager").stdout
         machine.shell("rm /run/hang")
         machine.until(lambda: machine.is_active("tapster.service"), "it is ready")
-        machine.until(lambda: machine.disks().get("vm2/vda", {}).get("phase") == "Up", "the work goes on")
+        machine.until(lambda: machine.disks().get("vm3/vda", {}).get("phase") == "Up", "the work goes on")
 
 
 def test_a_full_disk_under_the_store_takes_nothing_down(machine: Machine) -> None:
