@@ -158,7 +158,7 @@ class Machine:
     def run(self, *words: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program inside and wait for its end."""
         done = subprocess.run(
-            [*self._inside(), *words], input=stdin, capture_output=True, text=True, timeout=3 * PATIENCE, check=False
+            [*self.entrance(), *words], input=stdin, capture_output=True, text=True, timeout=3 * PATIENCE, check=False
         )
         if check and done.returncode:
             raise AssertionError(f"{shlex.join(words)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -167,7 +167,7 @@ class Machine:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a program inside. The caller ends it."""
         return subprocess.Popen(
-            [*self._inside(), *words],
+            [*self.entrance(), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -178,7 +178,8 @@ class Machine:
         """Run lines of shell inside; returns what they print."""
         return self.run("sh", "-euc", script, check=check).stdout
 
-    def _inside(self) -> list[str]:
+    def entrance(self) -> list[str]:
+        """What runs a command inside when it is put before it."""
         leader = self._leader()
         assert leader, "the machine is off"
         names = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
