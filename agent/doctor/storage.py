@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import textwrap
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from reconcilers.tag import instance_id
 
 ROOM_BYTES = 64 << 20
 """Free space below which the store's folder is told of."""
+
+
+WORDS_LENGTH = 100
+"""How much of what SQLite says is told."""
+
+NAMES_LENGTH = 200
+"""How many names of devices are told, in letters."""
 
 
 def storage(settings: Settings, agent_pid: int | None) -> list[Finding]:
@@ -52,7 +60,7 @@ def _store(path: Path, agent_pid: int | None) -> Findings:
         problems = (str(error),)
     if problems:
         mend = "restore it from a backup, or move it away and push every definition again (deploy/OPERATING.md)"
-        yield problem("store", f"{path} is damaged: {problems[0]}", mend)
+        yield problem("store", f"{path} is damaged: {textwrap.shorten(problems[0], WORDS_LENGTH)}", mend)
     else:
         yield ok("store", f"{path} is sound")
 
@@ -98,12 +106,14 @@ def _devices(settings: Settings) -> Findings:
     except DiskError as error:
         yield problem("devices", str(error), "dmesg | tail")
         return
-    tagged = [device for device in devices if device.tag]
-    mine = [device for device in tagged if device.tag and device.tag.instance == ours]
-    for device in tagged:
-        if device not in mine and device.tag:
-            message = f"{device.path} ({device.tag.label}) was made by a tapster of another name, fleet or folder"
-            yield warning("devices", message, f"if that one is no more and nobody uses it: losetup -d {device.path}")
+    mine = [device for device in devices if device.tag and device.tag.instance == ours]
+    others = [device for device in devices if device.tag and device.tag.instance != ours]
+    if others:
+        names = textwrap.shorten(", ".join(f"{one.path} ({one.tag.label})" for one in others if one.tag), NAMES_LENGTH)
+        message = f"{len(others)} loop devices were made by a tapster of another name, fleet or folder: {names}"
+        yield warning(
+            "devices", message, "take them down by that agent, or give this one its host, fleet and paths.runtime"
+        )
     taps = str(settings.paths.runtime / "taps")
     for device in devices:
         if device.error and (device.backing_path or "").startswith(taps):
