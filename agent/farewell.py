@@ -25,7 +25,8 @@ async def take_down(settings: Settings) -> dict[DiskKey, str | None]:
     Raises:
         DiskError: An agent runs; its disks are its own.
     """
-    abilities = await probe(settings.blktap.servers, frozenset(settings.blktap.formats))
+    allowed = settings.blktap
+    abilities = await probe(allowed.servers, allowed.devices, frozenset(allowed.formats))
     host = host_of(settings, abilities, on_change=lambda _key, _trigger: None)
     with host.owned_runtime():
         found, _ = await host.survey(set())
