@@ -15,6 +15,7 @@ from agent.bus.topics import TopicError
 from agent.cli.inspect import read
 from agent.cli.push_files import read_definitions
 from agent.cli.tables import console
+from agent.daemon import host_of
 from agent.definition import DocumentRejected, Limits, parse_each
 from agent.events import FindingData
 from agent.fleet.census import take_census
@@ -25,9 +26,8 @@ from agent.fleet.words import counted, printable
 from agent.preview import GuestPlan, preview
 from agent.settings import Settings
 from reconcilers.errors import DiskError
-from reconcilers.host import Host, probe
+from reconcilers.host import probe
 from reconcilers.spec import DiskKey
-from reconcilers.tag import instance_id
 
 
 def run(files: Sequence[Path], *, settings: Settings, output: str) -> int:
@@ -98,15 +98,7 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
     abilities = await probe(
         settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
     )
-    host = Host(
-        settings.paths.runtime,
-        instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
-        abilities,
-        settings.images.allowed(settings.paths),
-        server_patience=settings.blktap.start_timeout,
-        nbd_grace=settings.blktap.nbd_grace,
-        on_change=lambda *_: None,
-    )
+    host = host_of(settings, abilities, on_change=lambda *_: None)
     try:
         named = {DiskKey(guest.name, disk.target) for guest in guests for disk in guest.disks if disk.target}
         found, _ = await host.survey(named)
