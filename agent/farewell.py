@@ -37,8 +37,10 @@ async def take_down(settings: Settings) -> dict[DiskKey, str | None]:
 
 async def _take_down(host: Host, key: DiskKey) -> str | None:
     try:
-        if attached := await host.attached(key):
-            await host.apply(Detach(attached), key)
+        attached = await host.attached(key)
+        if attached is None:
+            return "its device is not this agent's"
+        await host.apply(Detach(attached), key)
     except DiskError as error:
         return str(error)
     return None
