@@ -88,6 +88,7 @@ def _version(program: str) -> tuple[int, int]:
 def _libraries(program: str, version: tuple[int, int]) -> list[str]:
     """What the dynamic loader would load for it, the loader too (ldd(1)); asked anew when the program has changed."""
     del version
-    answer = subprocess.run(["ldd", program], stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S607
+    ldd = ["ldd", program]
+    answer = subprocess.run(ldd, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # nosec B607
     words = answer.stdout.decode("utf-8", "replace").split()
     return sorted({word for word in words if word.startswith("/")})

@@ -83,7 +83,7 @@ def _become(packet: bytes, descriptors: list[int]) -> None:
         os.umask(0o077)
         for lacking in enter(order):
             os.write(report, f"lacks {lacking}\n".encode())
-        os.execve(order.program, order.arguments, order.environment)  # noqa: S606
+        os.execve(order.program, order.arguments, order.environment)  # noqa: S606  # nosec B606
     except OSError as error:
         os.write(
             report, f"failed {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n".encode()
