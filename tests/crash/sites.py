@@ -32,6 +32,9 @@ NOT_REACHED = {
     "is there for a launcher process that was killed",
     "reconcilers/blktap/tap.py: (self.path / 'damage').write_text(words or 'the server does not say how', "
     "encoding='utf-8')": "only if a server finds its image corrupt; the next agent asks the server again",
+    "reconcilers/blktap/tap.py: self._reconnecting.touch(mode=384)": "only over nbd",
+    "reconcilers/blktap/tap.py: path.unlink(missing_ok=True)": "only over nbd",
+    "reconcilers/blktap/tap.py: self._reconnecting.unlink(missing_ok=True)": "only over nbd",
     "reconcilers/loop/control.py: fcntl.ioctl(device_fd, _LOOP_CLR_FD)": "only if the kernel binds other than asked",
     "reconcilers/loop/control.py: fcntl.ioctl(control, _LOOP_CTL_ADD, number)": "only if no loop device is free; it "
     "makes one that is bound to nothing, which is the kernel's",
@@ -43,6 +46,7 @@ IN_THE_LAUNCHER = {ROOT / "reconcilers/jail" / name for name in ("enter.py", "ke
 """Run by the launcher process, which dies with its agent; what it has begun goes on or ends by itself."""
 
 KILLED_ELSEWHERE = {
+    "reconcilers/blktap/nbd": "nowhere yet: this kernel has no nbd, and it is used only where the settings ask for it",
     "reconcilers/blktap/tapdisk": "tests/tapdisk kills the agent in front of every call of tap-ctl",
 }
 """Parts that no scenario has, and where the agent is killed in them."""
