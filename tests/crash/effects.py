@@ -24,7 +24,7 @@ _HARMLESS_NAMES = """
     clock_gettime clock_getres clock_nanosleep gettimeofday nanosleep time
     sched_yield sched_getaffinity arch_prctl prctl
     socket socketpair shutdown getsockname getpeername getsockopt setsockopt accept accept4 recvfrom recvmsg recvmmsg
-    openat2 inotify_init1 inotify_add_watch inotify_rm_watch io_uring_setup memfd_create
+    openat2 inotify_init1 inotify_add_watch inotify_rm_watch io_uring_setup memfd_create seccomp
 """
 _HARMLESS = frozenset(_HARMLESS_NAMES.split())
 
