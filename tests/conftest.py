@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,10 @@ NEEDS = {
     "/dev/fuse": "FUSE: modprobe fuse",
 }
 PROGRAMS = ("qemu-storage-daemon", "qemu-img", "mosquitto")
+
+
+# A shell without job control has what it runs in the background ignore Ctrl-C, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _lacking() -> list[str]:
