@@ -24,6 +24,10 @@ def test_removing_leaves_disks_up_and_installing_again_takes_them_over(machine: 
 def test_a_purge_that_is_not_told_to_take_disks_down_leaves_them(machine: Machine) -> None:
     machine.push("vm1", loop_disk("vda", machine.image("a.raw", "8M")))
     with writing(machine, "vm1", "vda"):
+        machine.shell(f"{APT} remove tapster")
+        assert "take-disks-down" in machine.shell("debconf-show tapster"), (
+            "the question is known when it is to be asked"
+        )
         machine.shell(f"{APT} purge tapster")
     assert machine.shell("ls /etc/tapster /var/lib/tapster 2>/dev/null || true").split() == [
         "/var/lib/tapster:",
