@@ -51,6 +51,7 @@ class Machine:
         self._upper = upper
         self._work = upper.with_name("work")  # on the same file system, as the kernel wants it
         self.root = folder / "root"
+        self._minors = set[int]()
         self._nspawn: subprocess.Popen[bytes] | None = None
 
     # Power.
@@ -88,6 +89,7 @@ class Machine:
         """Shut down in order, by force if it does not."""
         if self._nspawn is None:
             return
+        self._remember_loops()
         self._nspawn.send_signal(signal.SIGTERM)
         try:
             self._nspawn.wait(PATIENCE)
@@ -98,6 +100,7 @@ class Machine:
     def pull_the_plug(self) -> None:
         """Every process ends at once, as when the power fails."""
         assert self._nspawn is not None
+        self._remember_loops()
         if leader := self._leader():
             os.kill(leader, signal.SIGKILL)
         self._nspawn.wait(PATIENCE)
@@ -106,6 +109,7 @@ class Machine:
     def reboot(self) -> None:
         """Restart in order. The kernel is the host's and goes on, so loop devices are taken down as it would."""
         assert self._nspawn is not None
+        self._remember_loops()
         self.run("systemctl", "reboot", check=False)
         assert self._nspawn.wait(PATIENCE) == REBOOT_STATUS
         self.detach_loops()
@@ -123,8 +127,15 @@ class Machine:
         ours = instance_id(FLEET, self.name, RUNTIME)
         for minor in control.bound_minors():
             device = control.describe(minor)
-            if device and device.tag and device.tag.instance == ours:
+            tagged = device and device.tag and device.tag.instance == ours
+            # Over the export of a server that has ended no tag can be read any more.
+            if device and (tagged or (device.error and minor in self._minors)):
                 self.until(lambda device=device: control.try_detach(device), f"{device.path} is let go")  # type: ignore[misc]
+
+    def _remember_loops(self) -> None:
+        if self._leader():
+            links = self.shell("readlink /run/tapster/disks/*/* || true").split()
+            self._minors |= {int(link.removeprefix("/dev/loop")) for link in links if link.startswith("/dev/loop")}
 
     # Tapster.
 
