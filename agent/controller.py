@@ -19,7 +19,7 @@ from agent.desired import Desired, Gone, HandsOff
 from agent.events import Cause
 from agent.outages import Outages
 from agent.report import Report, of_failure, of_hands_off, of_rest
-from agent.settings import ControllerSettings
+from agent.setting_sections import ControllerSettings
 from agent.status import Phase, now
 from agent.trace import new_trace
 from reconcilers.actual import Actual, Attached, FileId, Source

@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.bus.buffered_socket import BufferedSocket
-from agent.settings import BrokerSettings, TlsSettings
+from agent.setting_sections import BrokerSettings, TlsSettings
 
 BATCH = 1000
 """Messages handed over at once: enough that one fsync serves many, few enough that work is seen to progress."""

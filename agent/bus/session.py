@@ -30,7 +30,7 @@ from agent.bus.topics import (
     Topics,
     TrustTopic,
 )
-from agent.settings import BrokerSettings
+from agent.setting_sections import BrokerSettings
 
 __all__ = ["BusSession", "Message"]
 

@@ -15,7 +15,8 @@ from cryptography.x509.oid import NameOID
 from agent.bus.connection import Connection, DeniedError, explain, tls_context
 from agent.bus.topics import FleetTopics
 from agent.doctor.finding import Finding, Findings, ok, problem, warning
-from agent.settings import BrokerSettings, Settings
+from agent.setting_sections import BrokerSettings
+from agent.settings import Settings
 
 ACCESS_LIST = "see the message; an access list that works is deploy/broker/tapster.acl"
 

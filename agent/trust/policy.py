@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Protocol, Self
 
 from agent.definition import DocumentRejected, Finding
-from agent.settings import TrustSettings
+from agent.setting_sections import TrustSettings
 from agent.trust.dsse import Envelope
 from agent.trust.keys import KeyFileError, PublicKey, trusted_keys
 from agent.trust.statement import TrustStatement, read_chain, read_statement, utc

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL
 
-from agent.settings import BrokerSettings, TlsSettings
+from agent.setting_sections import BrokerSettings, TlsSettings
 from tests.broker import Broker, free_port
 
 KIT = Path(__file__).parents[2] / "deploy/broker"

@@ -13,7 +13,7 @@ import aiomqtt
 import pytest
 
 from agent.bus.connection import Connection
-from agent.settings import BrokerSettings, TlsSettings
+from agent.setting_sections import BrokerSettings, TlsSettings
 from tests.broker import free_port
 from tests.broker_kit.kit import KIT, Certificates, KitBroker, kit_broker
 

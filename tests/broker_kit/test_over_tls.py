@@ -12,7 +12,7 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 import pytest
 
-from agent.settings import TlsSettings
+from agent.setting_sections import TlsSettings
 from tests.broker_kit.kit import Certificates, KitBroker
 from tests.running.leaks import leaks
 from tests.workbench import FLEET, FOLDER_PREFIX, Bench, domain, loop_disk

@@ -11,7 +11,7 @@ from agent.bus.connection import Connection
 from agent.bus.message import Message
 from agent.bus.session import BusSession
 from agent.bus.topics import Topics
-from agent.settings import BrokerSettings
+from agent.setting_sections import BrokerSettings
 from tests.broker import Broker
 
 TOPICS = Topics("lab", "db1")

@@ -7,7 +7,7 @@ import aiomqtt
 import pytest
 
 from agent.bus.connection import Connection
-from agent.settings import BrokerSettings
+from agent.setting_sections import BrokerSettings
 from tests.broker import running_broker
 
 

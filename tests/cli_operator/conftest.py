@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from agent.bus.operator import operator
-from agent.settings import BrokerSettings, Settings
+from agent.setting_sections import BrokerSettings
+from agent.settings import Settings
 from tests.broker import Broker, running_broker
 from tests.cli_operator.fake_host import Put
 

@@ -7,7 +7,8 @@ import pytest
 from agent.bus.topics import Topics
 from agent.cli import status
 from agent.fleet.targets import Selection
-from agent.settings import BrokerSettings, Settings
+from agent.setting_sections import BrokerSettings
+from agent.settings import Settings
 from agent.status import GuestStatus, Phase
 from reconcilers.reason import Reason
 from tests.cli_operator.fake_host import Put, birth, disk, guest

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from agent.settings import MetricsSettings
+from agent.setting_sections import MetricsSettings
 from tests.broker import free_port
 from tests.workbench import Bench, bench, loop_disk
 

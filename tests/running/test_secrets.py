@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.settings import BrokerSettings, Settings, load
+from agent.setting_sections import BrokerSettings
+from agent.settings import Settings, load
 from tests.broker import Broker, free_port, running_broker
 from tests.running.leaks import leaks
 from tests.running.listeners import Listener, listening

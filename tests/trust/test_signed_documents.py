@@ -16,7 +16,7 @@ from agent.definition import DocumentRejected, Limits
 from agent.desired import DesiredWorld, Gone
 from agent.document import read_document
 from agent.intake import Accepted, Intake, Outcome, TurnedAway, Unchanged, Withdrawn
-from agent.settings import TrustSettings
+from agent.setting_sections import TrustSettings
 from agent.store import Store
 from agent.trust.dsse import Envelope
 from agent.trust.keys import PrivateKey
