@@ -32,8 +32,9 @@ from agent.store import Store
 from agent.store_file import StoreError
 from agent.trace import trace_of
 from agent.trust.policy import Trust
+from reconcilers.abilities import HostAbilities, probe
 from reconcilers.errors import DiskError
-from reconcilers.host import Host, HostAbilities, probe
+from reconcilers.host import Host
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from reconcilers.tag import instance_id

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from agent.daemon import host_of
 from agent.settings import Settings, SettingsError, load
+from reconcilers.abilities import probe
 from reconcilers.errors import DiskError
-from reconcilers.host import Host, probe
+from reconcilers.host import Host
 from reconcilers.plan import Detach
 from reconcilers.spec import DiskKey
 

@@ -6,31 +6,28 @@ The only place that knows all three backends. Nothing here decides; `plan` does.
 import asyncio
 import fcntl
 import os
-import platform
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from reconcilers.abilities import HostAbilities
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
-from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
 from reconcilers.blktap.fuse_loop import FuseLoop
-from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.blktap.nbd.control import NbdDevice
 from reconcilers.blktap.nbd.devices import NbdDevices
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents
-from reconcilers.jail.profile import Jail
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.look import Look
 from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
-from reconcilers.openat2 import why_not
 from reconcilers.plan import (
     Adopt,
     Attach,
@@ -49,7 +46,7 @@ from reconcilers.plan import (
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import Pin, look_at, pinned
-from reconcilers.spec import Backend, DiskKey, DiskSpec, Format, Layer
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
@@ -60,62 +57,11 @@ STALL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class HostAbilities:
-    """What this host can do, probed once.
-
-    Attributes:
-        missing: Why a backend is not available, for those that are not.
-        taps: What can be had of blktap.
-        kernel: The kernel's release.
-    """
-
-    missing: Mapping[Backend, str]
-    taps: TapAbilities
-    kernel: str
-
-    @property
-    def backends(self) -> tuple[Backend, ...]:
-        """The backends that work here."""
-        return tuple(backend for backend in Backend if backend not in self.missing)
-
-    @property
-    def formats(self) -> frozenset[Format]:
-        """What can be opened."""
-        return self.taps.formats | {Format.RAW}
-
-
-@dataclass(frozen=True, slots=True)
 class Orphan:
     """Something with our mark whose disk can't be named any more, since only its shortened label is left."""
 
     label: str
     device_path: str
-
-
-async def probe(
-    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format], jail: Jail
-) -> HostAbilities:
-    """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
-
-    Args:
-        servers: The tap servers that the settings allow, the preferred first.
-        devices: The ways to a tap's device that they allow, the preferred first.
-        formats: Image formats that they may serve.
-        jail: Whether a server may run where its jail lacks a piece.
-
-    Raises:
-        DiskError: BackendUnavailable if no disk at all can be brought up safely.
-    """
-    if problem := why_not():
-        message = (
-            f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
-        )
-        raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
-    taps = await probe_taps(servers, devices, formats, jail)
-    missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
-    if problem := unopenable("/dev/loop-control"):
-        missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
-    return HostAbilities(missing=missing, taps=taps, kernel=platform.release())
 
 
 class Host:

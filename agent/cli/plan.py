@@ -25,8 +25,8 @@ from agent.fleet.targets import Selection, Target, TargetError, check_names, kno
 from agent.fleet.words import counted, printable
 from agent.preview import GuestPlan, preview
 from agent.settings import Settings
+from reconcilers.abilities import probe
 from reconcilers.errors import DiskError
-from reconcilers.host import probe
 from reconcilers.spec import DiskKey
 
 

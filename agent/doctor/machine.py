@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.doctor.finding import Finding, Findings, ok, problem, warning
 from agent.settings import Settings
-from reconcilers.host import HostAbilities, probe
+from reconcilers.abilities import HostAbilities, probe
 from reconcilers.loop import control
 from reconcilers.spec import Backend
 

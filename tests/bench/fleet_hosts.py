@@ -21,8 +21,8 @@ from agent.intake import Intake
 from agent.settings import Settings
 from agent.store import Store
 from agent.trust.policy import Trust
+from reconcilers.abilities import HostAbilities
 from reconcilers.blktap.abilities import TapAbilities
-from reconcilers.host import HostAbilities
 from reconcilers.jail.launcher import Launcher
 from reconcilers.jail.profile import Jail
 from reconcilers.spec import Backend

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from reconcilers import openat2 as openat2_module
+from reconcilers.abilities import probe
 from reconcilers.actual import FileId, SourceKind
 from reconcilers.errors import DiskError
-from reconcilers.host import probe
 from reconcilers.jail.profile import Jail
 from reconcilers.openat2 import why_not
 from reconcilers.pools import Pools

@@ -1,0 +1,64 @@
+"""What this host can do, found out once at the start."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
+from reconcilers.errors import DiskError
+from reconcilers.jail.profile import Jail
+from reconcilers.openat2 import why_not
+from reconcilers.reason import Reason
+from reconcilers.spec import Backend, Format
+
+
+@dataclass(frozen=True, slots=True)
+class HostAbilities:
+    """What this host can do, probed once.
+
+    Attributes:
+        missing: Why a backend is not available, for those that are not.
+        taps: What can be had of blktap.
+        kernel: The kernel's release.
+    """
+
+    missing: Mapping[Backend, str]
+    taps: TapAbilities
+    kernel: str
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends that work here."""
+        return tuple(backend for backend in Backend if backend not in self.missing)
+
+    @property
+    def formats(self) -> frozenset[Format]:
+        """What can be opened."""
+        return self.taps.formats | {Format.RAW}
+
+
+async def probe(
+    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format], jail: Jail
+) -> HostAbilities:
+    """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
+
+    Args:
+        servers: The tap servers that the settings allow, the preferred first.
+        devices: The ways to a tap's device that they allow, the preferred first.
+        formats: Image formats that they may serve.
+        jail: Whether a server may run where its jail lacks a piece.
+
+    Raises:
+        DiskError: BackendUnavailable if no disk at all can be brought up safely.
+    """
+    if problem := why_not():
+        message = (
+            f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
+        )
+        raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
+    taps = await probe_taps(servers, devices, formats, jail)
+    missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
+    if problem := unopenable("/dev/loop-control"):
+        missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
+    return HostAbilities(missing=missing, taps=taps, kernel=platform.release())
