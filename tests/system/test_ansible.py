@@ -30,7 +30,13 @@ pytestmark = pytest.mark.skipif(not PROGRAMS.exists(), reason="run deploy/test -
 
 
 def ansible(program: str, *words: str | Path) -> str:
-    environment = os.environ | {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
+    environment = os.environ | {
+        "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        "ANSIBLE_NOCOLOR": "1",
+        # A connection that is kept would still be there when the machine is switched off. systemd stops what runs, and
+        # nsenter(1) stops itself with its child: then nobody reaps that, and the machine's namespace can't end.
+        "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",
+    }
     done = subprocess.run(
         [PROGRAMS / program, *words], cwd=ROLE, env=environment, capture_output=True, text=True, check=False
     )
