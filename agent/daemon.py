@@ -170,7 +170,7 @@ class Daemon:
                 for other in others:
                     other.cancel()
                 ended = await self._leave(work, bus)
-            self._host.close()
+            await self._host.close()
         log.info("stopped; every disk stays as it is")
         return ended
 

@@ -32,7 +32,7 @@ async def take_down(settings: Settings) -> dict[DiskKey, str | None]:
     with host.owned_runtime():
         found, _ = await host.survey(set())
         outcome = {key: await _take_down(host, key) for key in sorted(found)}
-    host.close()
+    await host.close()
     return outcome
 
 

@@ -343,9 +343,9 @@ class Host:
         top, *below = [stack.enter_context(pinned(each, self._pools)) for each in (path, *(one.path for one in chain))]
         return replace(top, below=tuple(below))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop watching. Every disk stays up."""
-        self._blktap.close()
+        await self._blktap.close()
         self._abilities.taps.launcher.close()
 
     def _backend(self, spec: DiskSpec) -> Reconciler:

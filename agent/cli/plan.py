@@ -109,7 +109,7 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
             for outcome in outcomes
         ]
     finally:
-        host.close()
+        await host.close()
 
 
 def _rejected(host: str, rejected: DocumentRejected) -> GuestPlan:

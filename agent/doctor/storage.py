@@ -110,7 +110,7 @@ def _devices(settings: Settings) -> Findings:
     others = [device for device in devices if device.tag and device.tag.instance != ours]
     if others:
         names = textwrap.shorten(", ".join(f"{one.path} ({one.tag.label})" for one in others if one.tag), NAMES_LENGTH)
-        message = f"{len(others)} loop devices were made by a tapster of another name, fleet or folder: {names}"
+        message = f"loop devices of a tapster of another name, fleet or folder: {names}"
         yield warning(
             "devices", message, "take them down by that agent, or give this one its host, fleet and paths.runtime"
         )

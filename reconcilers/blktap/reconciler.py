@@ -71,6 +71,7 @@ class BlktapReconciler:
         self._patience = patience
         self._on_server_change = on_server_change
         self._watches: dict[DiskKey, _Watch] = {}
+        self._listening: set[asyncio.Task[None]] = set()
         self._ending: set[DiskKey] = set()
         self._crashes = Crashes(time.monotonic)
 
@@ -200,10 +201,12 @@ class BlktapReconciler:
         await self._server(tap).set_limits(tap, limits, within=self._patience)
         await asyncio.to_thread(_write_limits, tap, limits)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop watching; the servers go on."""
         for key in list(self._watches):
             self._forget(key)
+        if self._listening:
+            await asyncio.wait(self._listening, timeout=ANSWER_SECONDS)
 
     def _prepare(self, spec: DiskSpec, checked: CheckedSource) -> TapFolder:
         tap = TapFolder.of(self._taps, spec.key)
@@ -284,7 +287,10 @@ class BlktapReconciler:
 
         self._forget(key)
         talker = tap if tap.events.exists() else tap.relay
-        self._watches[key] = _Watch([ExitWatch(pid, ended) for pid in pids], ServerEvents(talker.events, said))
+        events = ServerEvents(talker.events, said)
+        self._listening.add(events.listening)
+        events.listening.add_done_callback(self._listening.discard)
+        self._watches[key] = _Watch([ExitWatch(pid, ended) for pid in pids], events)
 
     def _forget(self, key: DiskKey) -> None:
         if watch := self._watches.pop(key, None):

@@ -28,11 +28,11 @@ class ServerEvents:
         """Args: the server's socket for events, and what is awaited with an event's name and the server's words."""
         self._socket = socket
         self._on_event = on_event
-        self._listening = asyncio.create_task(self._listen(), name=f"events of {socket}")
+        self.listening = asyncio.create_task(self._listen(), name=f"events of {socket}")
 
     def close(self) -> None:
-        """Stop listening. Idempotent."""
-        self._listening.cancel()
+        """Stop listening: `listening` ends soon, and then the monitor is free for another client. Idempotent."""
+        self.listening.cancel()
 
     async def _listen(self) -> None:
         if not self._socket.exists():  # another kind of server, or one that an earlier version started

@@ -45,7 +45,7 @@ class SimulatedHost:
         await asyncio.Event().wait()
         raise AssertionError
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass
 
     async def survey(self, _known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
