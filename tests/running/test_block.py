@@ -84,7 +84,7 @@ def test_a_device_is_passed_through_and_let_go(host: Bench, make_device: MakeDev
     device = make_device("through")
     host.push_disks("through", block_disk("vda", device))
     up = host.until_phase("through", "vda", "Up")
-    assert up["effective"] == {"backend": "block", "format": "raw", "server": "host device"}
+    assert up["effective"] == {"backend": "block", "format": "raw", "server": "host device", "tap": None}
     assert up["device_path"] == device
     assert up["size_bytes"] == 16 << 20
     assert str(host.stable("through", "vda").readlink()) == device
