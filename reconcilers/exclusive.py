@@ -39,11 +39,19 @@ def _refuse_unlocked_users(image: OpenSource, spec: DiskSpec) -> None:
         harmless = spec.read_only and LoopFlags.READ_ONLY in device.flags
         if device.backing == identity and not (harmless or (spec.shareable and device.tag)):
             raise _in_use(image, _loop_words(device))
-        # What is mounted on a file of its own is a tap's export, and no image.
-        if device.silent and not is_mount_point(Path(device.backing_path or "/")):
+        if device.silent and not _is_export(Path(device.backing_path or "/")):
             raise _in_use(image, f"loop device {device.path}, maybe: it does not say now what it is on")
     if not spec.shareable and (writers := holders_of_file(identity, writers_only=True)):
         raise _in_use(image, ", ".join(map(str, writers)))
+
+
+def _is_export(backing: Path) -> bool:
+    """Whether a loop device's path is that of a tap's export, which is no image.
+
+    It is mounted on a file of its own. In a jail, whose mounts are not in our tree, the kernel tells the path as it is
+    in there, which is that of the tap's folder (`TapFolder`).
+    """
+    return is_mount_point(backing) or (backing.name == "export" and backing.parent.parent.name == "taps")
 
 
 def _who(identity: FileId) -> str:
