@@ -61,7 +61,7 @@ def of_rest(step: Nothing | Keep | Refuse, attached: Attached | None) -> Report:
         case Nothing(reason):
             return Report(phase=_PHASE_OF_NOTHING[reason], reason=reason, message=reason.meaning, attached=attached)
         case Keep(reason, message):
-            phase = Phase.LOST if attached and not attached.server_alive else Phase.DEGRADED
+            phase = Phase.LOST if attached and not attached.serves else Phase.DEGRADED
             return Report(phase=phase, reason=reason, message=message, attached=attached)
         case Refuse(reason, message):
             return Report(phase=Phase.REFUSED, reason=reason, message=message, attached=attached)

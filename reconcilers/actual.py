@@ -124,6 +124,11 @@ class Attached:
     damage: str | None = None
 
     @property
+    def serves(self) -> bool:
+        """Whether there is a device, and something behind it."""
+        return self.server_alive and self.device_path is not None
+
+    @property
     def chain(self) -> tuple[Layer, ...]:
         """The images below, as a definition has them."""
         return tuple(layer for layer, _ in self.below)
@@ -141,7 +146,7 @@ class Actual:
     Attributes:
         source: What the desired source is; None when there is no desired source.
         attached: What is there; None when nothing is.
-        stray_link: The device that the stable path names although nothing of the disk's is attached.
+        stray_link: The device that the stable path names although the disk has none.
     """
 
     source: Source | Fault | None

@@ -262,7 +262,7 @@ class Host:
 
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
         attached = self._attached(key)
-        stray_link = self.paths.read(key) if attached is None else None
+        stray_link = None if attached and attached.device_path else self.paths.read(key)
         if self._files:
             length_matters = attached is not None and attached.backend is Backend.LOOP
             self._files.follow(key, source_path, length_matters=length_matters)
@@ -313,9 +313,9 @@ class Host:
 
     async def _replace(self, spec: DiskSpec, attached: Attached) -> str | None:
         replaced = self._by_backend[attached.backend]
-        if not attached.server_alive:
-            # Nothing but errors comes from it, and what a block disk's link names is somebody else's by now, so it goes
-            # even if what shall take its place can't be had.
+        if not attached.serves:
+            # Nobody has anything of it, and what a block disk's link names is somebody else's by now, so it goes even
+            # if what shall take its place can't be had.
             await replaced.detach(spec.key)
         async with self._pinned(spec) as pin:
             return await self._backend(spec).attach(spec, pin, replacing=replaced)

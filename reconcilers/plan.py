@@ -182,6 +182,8 @@ def _plan_without_source(desired: DiskSpec | None, actual: Actual) -> Step:
 def _plan_with_fault(desired: DiskSpec, reason: Reason, message: str, attached: Attached | None) -> Step:
     if attached is not None and (gone := _gone(attached)):
         return Keep(gone, f"reads and writes fail, and it can't be brought up again: {message}")
+    if attached is not None and not attached.serves:
+        return Keep(reason, f"{message}; its server still has the file open, and its device was taken away")
     if attached is not None:
         return Keep(reason, f"{message}; the disk that is up goes on with the file it has open")
     if reason is Reason.IMAGE_MISSING and desired.startup_policy is StartupPolicy.OPTIONAL:

@@ -65,10 +65,12 @@ class DeviceNotes:
 
     def disks(self) -> dict[str, bool]:
         """The ids of the disks that there are notes of, and whether each was written to its end, which is one write."""
-        try:
-            return {entry.name: entry.stat().st_size > 0 for entry in os.scandir(self._folder)}
-        except FileNotFoundError:
-            return {}
+        written = dict[str, bool]()
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self._folder):
+                with suppress(FileNotFoundError):  # its disk goes at this moment
+                    written[entry.name] = entry.stat().st_size > 0
+        return written
 
     def read(self, disk: str) -> DeviceNote | None:
         """What is written down of a disk's device; None where nothing is, or its writing was cut short."""

@@ -18,6 +18,7 @@ from agent.trust.statement import TrustStatement, encode_chain
 from reconcilers.image_lock import lock_image
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopFlags
+from reconcilers.loop.note import DeviceNotes
 from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
 from tests.broker import Broker
@@ -277,7 +278,7 @@ class CrashBench(Bench):
             "servers": len(self.servers()),
             "mounts": len(self.mounts()),
             "tap folders": sorted(path.name for path in self.runtime.glob("taps/*")),
-            "notes": sorted(path.name for path in self.runtime.glob("loops/*") if path.stat().st_size),
+            "notes": sorted(disk for disk, written in DeviceNotes(self.runtime / "loops").disks().items() if written),
             "claims": sorted(path.name for path in self.runtime.glob("claims/*")),
             "drafts": [str(path) for path in self._leftovers()],
         }

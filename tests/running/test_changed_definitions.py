@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -73,6 +74,24 @@ def test_a_source_changed_to_one_that_another_guest_has_keeps_the_disk(host: Ben
     assert host.disk("wants-it", "vda")["diskseq"] == before["diskseq"]
     host.absent("has-it")
     up_with(host, "wants-it", "vda", source=str(theirs))
+
+
+def test_a_disk_that_waits_for_another_image_and_loses_its_device_leaves_nothing_behind(host: Bench) -> None:
+    """Its server would hold an image that nobody asked for, and its link would name whoever gets the number next."""
+    one, other = host.formatted("waits.a", "qcow2"), host.formatted("waits.b", "qcow2")
+    host.push_disks("waiter", tap_disk("vda", one, "qcow2"))
+    host.push_disks("owner", tap_disk("vda", other, "qcow2"))
+    host.until_guest("waiter", "Up")
+    host.until_guest("owner", "Up")
+    host.push_disks("waiter", tap_disk("vda", other, "qcow2"))
+    refused = host.until_phase("waiter", "vda", "Refused")
+    server = refused["effective"]["tap"]["process_id"]
+    subprocess.run(["losetup", "-d", refused["device_path"]], check=True)
+    host.until_status("waiter", "vda", phase="Refused", device_path=None)
+    host.until(lambda: server not in host.servers())
+    assert not host.stable("waiter", "vda").is_symlink()
+    host.absent("owner")
+    host.until_guest("waiter", "Up")
 
 
 def test_two_disks_change_places(host: Bench) -> None:

@@ -1,6 +1,7 @@
 """Machines with tapster's package installed. `deploy/test --system` installs what making and booting them takes."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _written_back() -> Iterator[None]:
+    """Gigabytes of root file systems go to the disk now, and not while an agent of a later test waits for its fsync."""
+    yield
+    os.sync()
 
 
 @dataclass(frozen=True)
