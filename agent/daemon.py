@@ -95,7 +95,7 @@ class Daemon:
             world=self._world,
             events=EventSource(host=settings.host, fleet=settings.fleet, session=self._session),
             capabilities=self._capabilities,
-            stable_path=lambda key: str(self._host.paths.path(key)),
+            stable_path=self._host.paths.name,
         )
         self._outages = Outages(settings.paths.runtime / "outages")
         self._controller = Controller(

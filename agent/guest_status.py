@@ -46,6 +46,9 @@ WORST_FIRST = (
 )
 
 
+_ALL_FEATURES = frozenset(Feature)
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A disk's latest report, and since when it is in its phase."""
@@ -185,7 +188,7 @@ def _unhonoured(disk: DiskDefinition | None, attached: Attached | None) -> tuple
     if disk is None or disk.spec is None:
         return disk.unhonoured if disk else ()
     lacking = unhonoured(disk.spec, attached)
-    told_before_looking = names_of(frozenset(Feature), disk.unhonoured)
+    told_before_looking = names_of(_ALL_FEATURES, disk.unhonoured)
     names = [name for name in disk.unhonoured if name not in told_before_looking]
     names += names_of(lacking, (*disk.honoured, *disk.unhonoured))
     if Feature.READ_ONLY in lacking:

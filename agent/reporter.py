@@ -18,13 +18,16 @@ from agent.status import Capabilities, Condition, ConditionType, GuestStatus, Ho
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 
-FLUSH_SECONDS = 0.02
-"""A guest whose disks are still coming up is shown this much later, so that one message tells of all of them."""
+FLUSH_SECONDS = 0.5
+"""A guest of which more is about to be known is shown this much later, so that one message tells of all its disks."""
 
 FLUSH_SECONDS_A_GUEST = 0.005
 """So much later again for each guest that waits already: of many that come at once, most are up by then."""
 
 FLUSH_SECONDS_MAX = 5.0
+
+HOST_SECONDS = 0.2
+"""The host's status is shown this much after a change."""
 
 _UNDER_WAY = {Phase.PENDING, Phase.ATTACHING, Phase.DETACHING}
 
@@ -85,12 +88,14 @@ class Reporter:
         self.tally: Tally | None = None
         self._disks: dict[str, dict[str, Shown]] = {}
         self._guests: dict[str, GuestStatus] = {}
+        self._told: set[str] = set()
         self._observed: dict[str, DesiredDocument] = {}
         self._unseen: dict[str, _Unseen] = {}
         self._host_conditions: dict[ConditionType, Condition] = {}
         self._last_sync: datetime | None = None
         self._flushes: dict[str, asyncio.TimerHandle] = {}
         self._host_flush: asyncio.TimerHandle | None = None
+        self._host_told: HostStatus | None = None
 
     def connect(self, bus: Publisher) -> None:
         """Publish through this session from now on."""
@@ -122,21 +127,30 @@ class Reporter:
         self._note_if_observed(guest)
 
     def refresh(self, guest: str) -> None:
-        """Publish the guest's status soon; one message for all that happens until then."""
-        under_way = any(shown.report.phase in _UNDER_WAY for shown in self._disks.get(guest, {}).values())
-        waiting = under_way or self._world.keys(guest) - {DiskKey(guest, t) for t in self._disks.get(guest, {})}
-        if not waiting and (later := self._flushes.pop(guest, None)):
-            later.cancel()  # it was for disks that have come up since
+        """Publish the guest's status soon, if it has changed; one message for all that happens until then."""
+        unsettled = self._is_unsettled(guest)
+        if not unsettled and (later := self._flushes.pop(guest, None)):
+            later.cancel()  # it was for disks that have been looked at since
         if guest not in self._flushes:
             loop = asyncio.get_running_loop()
             longer = FLUSH_SECONDS + FLUSH_SECONDS_A_GUEST * len(self._flushes)
-            delay = min(longer, FLUSH_SECONDS_MAX) if waiting else 0.0
+            delay = min(longer, FLUSH_SECONDS_MAX) if unsettled else 0.0
             self._flushes[guest] = loop.call_later(delay, self._publish_guest, guest)
         if self._host_flush is None:
-            self._host_flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS * 10, self._publish_host)
+            self._host_flush = asyncio.get_running_loop().call_later(HOST_SECONDS, self._publish_host)
+
+    def _is_unsettled(self, guest: str) -> bool:
+        """Whether more is about to be known: disks are under way, or not looked at yet under the document in force."""
+        if guest in self._unseen:
+            return True
+        shown = self._disks.get(guest, {})
+        under_way = any(one.report.phase in _UNDER_WAY for one in shown.values())
+        return under_way or any(disk.target and disk.target not in shown for disk in self._world.disks(guest))
 
     def show_all(self) -> None:
         """Publish everything anew, for a broker that may have forgotten it."""
+        self._told.clear()
+        self._host_told = None
         for guest in self._world.names() | self._disks.keys():
             self.refresh(guest)
 
@@ -233,22 +247,27 @@ class Reporter:
         if self._is_over(guest):
             for kept in (self._guests, self._observed, self._unseen):
                 kept.pop(guest, None)
+            self._told.discard(guest)
             self._bus.publish_retained(self._topics.status(guest), b"")
             return
         before, status = self._guests.get(guest), self.guest_status(guest)
         self._guests[guest] = status
         if before is None or before.phase is not status.phase:
             self._tell_of_guest(before, status)
-        self._bus.publish_retained(self._topics.status(guest), status.model_dump_json().encode())
+        if status != before or guest not in self._told:
+            self._told.add(guest)
+            self._bus.publish_retained(self._topics.status(guest), status.model_dump_json().encode())
 
     def _publish_host(self) -> None:
         self._host_flush = None
         self.show_host()
 
     def show_host(self) -> None:
-        """Publish the host's status now."""
-        if self._bus is not None:
-            self._bus.publish_retained(self._topics.host_status, self.host_status().model_dump_json().encode())
+        """Publish the host's status now, if it has changed."""
+        status = self.host_status()
+        if self._bus is not None and status != self._host_told:
+            self._host_told = status
+            self._bus.publish_retained(self._topics.host_status, status.model_dump_json().encode())
 
     def _is_over(self, guest: str) -> bool:
         """An absent document was withdrawn, and nothing of the guest is left: there is nothing more to show."""

@@ -13,12 +13,17 @@ class StablePaths:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._prefix = str(folder)
         # Disks of one guest come and go at the same time, and the last one takes away the folder that the next needs.
         self._changing = threading.Lock()
 
     def path(self, key: DiskKey) -> Path:
         """Where a disk's link is or would be."""
         return self._folder / key.guest / key.target
+
+    def name(self, key: DiskKey) -> str:
+        """The path as text; it is told of far more often than it is followed."""
+        return f"{self._prefix}/{key.guest}/{key.target}"
 
     def read(self, key: DiskKey) -> str | None:
         """The device that the link names; None where there is no link."""

@@ -24,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.bus.buffered_socket import BufferedSocket
+from agent.bus.properties import packet_properties
 from agent.setting_sections import BrokerSettings, TlsSettings
 
 BATCH = 1000
@@ -46,8 +47,8 @@ CONNECT_REFUSALS = {
 }
 
 
-_quiet = logging.getLogger("agent.bus.paho")
-_quiet.setLevel(logging.CRITICAL)  # what it logs comes back as an exception, and is reported with its remedy
+_quiet = logging.getLogger("agent.bus.client")
+_quiet.setLevel(logging.CRITICAL)  # what the library logs comes back as an exception, and is reported with its remedy
 
 
 class DeniedError(Exception):
@@ -115,6 +116,7 @@ class Connection(aiomqtt.Client):
             # Otherwise a short message waits until the broker's host has acknowledged the last one: 40 ms on Linux.
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
+        self._client.disable_logger()  # paho would ask it several times for each message
         self._client.connect_timeout = broker.connect_timeout
         self._client.manual_ack_set(True)
         self._thread = threading.get_ident()
@@ -310,15 +312,6 @@ def explain(error: BaseException, broker: BrokerSettings, client: str) -> str:
     if isinstance(error, OSError):
         return f"cannot use the files named under [broker], password_file and tls: {error}"
     return f"cannot reach the broker at {place}: {error}"
-
-
-def packet_properties(packet: int, **values: object) -> Properties:
-    """Properties of one kind of packet (section 2.2.2.2), by their names without blanks; None is left out."""
-    properties = Properties(packet)  # type: ignore[no-untyped-call]
-    for name, value in values.items():
-        if value is not None:
-            setattr(properties, name, value)
-    return properties
 
 
 def _code(error: aiomqtt.MqttCodeError) -> int:

@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 
-from agent.bus.connection import Connection, DeniedError, explain, packet_properties
+from agent.bus.connection import Connection, DeniedError, explain
 from agent.bus.message import Message
+from agent.bus.properties import packet_properties
 from agent.bus.topics import FleetTopics, Verb
 from agent.settings import Settings
 

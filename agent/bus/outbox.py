@@ -3,8 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+
+COMPANY_SECONDS = 0.1
+"""So long an event waits for the state that comes of it, so that both, and all other events, go out together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Outbox:
         self._numbered = 0
         self._taken: Sequence[Publication] = ()
         self._filled = asyncio.Event()
+        self._urgent = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._taken) + len(self._waiting)
@@ -45,6 +50,7 @@ class Outbox:
         """Publish this, retained, unless something newer on the topic comes first."""
         self._waiting[topic] = Publication(topic, payload, retain=True)
         self._filled.set()
+        self._urgent.set()
 
     def append(self, topic: str, payload: bytes) -> None:
         """Publish this after every event before it."""
@@ -60,6 +66,10 @@ class Outbox:
         """Wait until there is something to publish, and give at most `size` of it, the oldest first."""
         if not self._taken:
             await self._filled.wait()
+            if not self._urgent.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(COMPANY_SECONDS):
+                        await self._urgent.wait()
             keys = list(islice(self._waiting, size))
             self._taken = [self._waiting.pop(key) for key in keys]
             for key in keys:
@@ -67,7 +77,12 @@ class Outbox:
                     self._events.popleft()
             if not self._waiting:
                 self._filled.clear()
+                self._urgent.clear()
         return self._taken
+
+    def hurry(self) -> None:
+        """Have what waits go out now, because there is little time."""
+        self._urgent.set()
 
     def delivered(self) -> None:
         """The broker has the last batch."""

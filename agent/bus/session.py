@@ -5,8 +5,8 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, NoReturn
 
@@ -15,9 +15,12 @@ import structlog
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 
-from agent.bus.connection import Connection, DeniedError, Sent, TakenOverError, explain, packet_properties, taken_over
+from agent.bus.connection import Connection, DeniedError, TakenOverError, explain, taken_over
+from agent.bus.denials import Denials
 from agent.bus.message import Message
 from agent.bus.outbox import Outbox, Publication
+from agent.bus.properties import packet_properties
+from agent.bus.sender import Sender
 from agent.bus.topics import (
     EVERY_HOST,
     AgentTopic,
@@ -43,10 +46,7 @@ COMMANDS_AT_ONCE = 8
 """Requests that are answered at the same time; the rest wait."""
 
 FAREWELL_SECONDS = 1.0
-"""Bound for each of the last words: what waits to be published, and the farewell itself."""
-
-DENIAL_SECONDS = 300.0
-"""For so long nothing is sent to a topic that the broker refused; then its access list may have been mended."""
+"""Bound for the last word, that the host is offline."""
 
 _dice = random.SystemRandom()
 
@@ -99,15 +99,15 @@ class BusSession:
         self._on_command = on_command
         self._on_synced = on_synced
         self._outbox = Outbox(spool=spool)
+        self._denials = Denials()
+        self._sender = Sender(self._outbox, self._denials)
         self._answering = asyncio.Semaphore(COMMANDS_AT_ONCE)
         self._connection: Connection | None = None
         self._nonce: bytes | None = None
         self._last_sync: datetime | None = None
         self._trouble: str | None = None
-        self._denied: dict[str, tuple[float, str]] = {}
         self._known = False
         self._settled = asyncio.Event()
-        self.on_acknowledged: Callable[[float], None] = lambda _seconds: None
 
     @property
     def connected(self) -> bool:
@@ -122,8 +122,7 @@ class BusSession:
     @property
     def trouble(self) -> str | None:
         """What is wrong between agent and broker, as a sentence that says what to do; None if nothing is known."""
-        refused = (sentence for _, sentence in self._denied.values())
-        return next(refused, self._trouble)
+        return self._denials.sentence or self._trouble
 
     @property
     def unsent(self) -> int:
@@ -134,6 +133,10 @@ class BusSession:
     def dropped_events(self) -> int:
         """Events that were dropped because the broker was away for too long."""
         return self._outbox.dropped
+
+    def tell_lag(self, to: Callable[[float], None]) -> None:
+        """Tell somebody how many seconds the broker takes to acknowledge a message, once a batch."""
+        self._sender.on_acknowledged = to
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """Publish a state, as soon as there is a connection. Only the latest on each topic counts."""
@@ -212,29 +215,31 @@ class BusSession:
                     await self._settled.wait()
                     await self._say(connection, "online")
                     self._known = True
-                    await self._publish(connection)
+                    await self._sender.run(connection)
             except asyncio.CancelledError:
                 await self._farewell(connection)
                 raise
             except BaseExceptionGroup as errors:
                 if isinstance(_first(errors), HandlerError):
-                    await self._flush(connection)  # why, for one: while the handler fails no session gets to publish
+                    await self._sender.flush(
+                        connection
+                    )  # why, for one: while the handler fails no session gets to publish
                 raise
             finally:
                 self._connection = None
 
     async def _say(self, connection: Connection, state: Literal["online", "offline"]) -> None:
-        await self._send(connection, Publication(self._topics.agent, self._birth(state), retain=True))
+        await self._sender.send(connection, Publication(self._topics.agent, self._birth(state), retain=True))
 
     async def _ask(self, connection: Connection) -> None:
         """Subscribe, and send the nonce that comes back behind everything retained."""
         self._nonce = secrets.token_hex(8).encode()
         for name, error in (await connection.follow_granted(self._filters)).items():
-            self._report_denied(name, error)
+            self._denials.note(name, error)
         await self._send_nonce(connection)
 
     async def _send_nonce(self, connection: Connection) -> None:
-        await self._send(connection, Publication(self._topics.sync, self._nonce or b"", retain=False))
+        await self._sender.send(connection, Publication(self._topics.sync, self._nonce or b"", retain=False))
 
     async def _read(self, connection: Connection, tasks: asyncio.TaskGroup) -> NoReturn:
         while True:
@@ -298,7 +303,7 @@ class BusSession:
         says "lost" first, so that its next attempt sees whether the other one has come back since.
         """
         if self._known and _online_session(birth) not in {None, _online_session(self._birth("online"))}:
-            await self._send(connection, Publication(self._topics.agent, self._birth("lost"), retain=True))
+            await self._sender.send(connection, Publication(self._topics.agent, self._birth("lost"), retain=True))
             raise TakenOverError
 
     def _parse(self, topic: str) -> Topic | None:
@@ -328,45 +333,8 @@ class BusSession:
             except DeniedError as error:
                 log.warning("a reply could not be sent", topic=command.topic, error=str(error))
 
-    async def _publish(self, connection: Connection) -> NoReturn:
-        while True:
-            await self._publish_batch(connection)
-
-    async def _publish_batch(self, connection: Connection) -> None:
-        under_way = list[Sent]()
-        for publication in await self._outbox.batch(connection.window):
-            with self._denial_noted(publication.topic):
-                if not self._is_denied(publication.topic):
-                    under_way.append(connection.send(publication.topic, publication.payload, retain=publication.retain))
-        began = time.monotonic()
-        for number, sent in enumerate(under_way):
-            with self._denial_noted(sent.topic):
-                await connection.verdict(sent)
-            if number == 0:
-                self.on_acknowledged(time.monotonic() - began)
-        self._outbox.delivered()
-
-    async def _send(self, connection: Connection, publication: Publication) -> None:
-        if self._is_denied(publication.topic):
-            return
-        with self._denial_noted(publication.topic):
-            await connection.deliver(publication.topic, publication.payload, retain=publication.retain)
-
-    @contextmanager
-    def _denial_noted(self, topic: str) -> Iterator[None]:
-        try:
-            yield
-        except DeniedError as error:
-            self._report_denied(topic, error)
-
-    async def _flush(self, connection: Connection) -> None:
-        with suppress(TimeoutError, aiomqtt.MqttError, ExceptionGroup):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                while self._outbox:
-                    await self._publish_batch(connection)
-
     async def _farewell(self, connection: Connection) -> None:
-        await self._flush(connection)
+        await self._sender.flush(connection)
         with suppress(TimeoutError, aiomqtt.MqttError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._say(connection, "offline")
@@ -384,18 +352,6 @@ class BusSession:
         report = log.warning if sentence != self._trouble else log.debug
         report(sentence, **fields)
         self._trouble = sentence
-
-    def _report_denied(self, name: str, error: DeniedError) -> None:
-        """Say what the broker refuses, and leave it alone for a while: mosquitto drops the connection besides."""
-        log.warning(str(error))
-        self._denied[name] = (time.monotonic() + DENIAL_SECONDS, str(error))
-
-    def _is_denied(self, name: str) -> bool:
-        until, _ = self._denied.get(name, (0.0, ""))
-        if until <= time.monotonic():
-            self._denied.pop(name, None)
-            return False
-        return True
 
 
 def _online_session(birth: bytes) -> str | None:

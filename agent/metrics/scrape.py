@@ -37,7 +37,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._counts = Counts(self._registry)
         reporter.tally = self._counts
-        bus.on_acknowledged = self._counts.bus_lag.observe
+        bus.tell_lag(self._counts.bus_lag.observe)
 
     async def run(self) -> NoReturn:
         """Serve, and measure the event loop, for ever."""

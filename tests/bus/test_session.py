@@ -12,8 +12,9 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 
 from agent.bus.buffered_socket import BufferedSocket
-from agent.bus.connection import Connection, packet_properties
+from agent.bus.connection import Connection
 from agent.bus.message import Message
+from agent.bus.properties import packet_properties
 from tests.broker import Broker, running_broker
 from tests.bus.parties import TOPICS, Agent, outsider, receive, retained, running, settings, until
 

@@ -121,7 +121,7 @@ async def test_what_came_while_the_agent_was_away_arrives_when_it_is_back(broker
 async def test_a_barrier_that_the_access_list_stops_is_reported_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str
 ) -> None:
-    monkeypatch.setattr("agent.bus.session.DENIAL_SECONDS", 1.5)
+    monkeypatch.setattr("agent.bus.denials.DENIAL_SECONDS", 1.5)
     rules = tmp_path / "acl"
     others = "".join(f"topic readwrite {TOPICS.root}/{rest}\n" for rest in ("agent", "desired/#", "status/#"))
     rules.write_text(f"topic {right} {TOPICS.sync}\n{others}")

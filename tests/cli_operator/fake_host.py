@@ -10,8 +10,9 @@ from typing import Any
 
 from paho.mqtt.packettypes import PacketTypes
 
-from agent.bus.connection import Connection, packet_properties
+from agent.bus.connection import Connection
 from agent.bus.message import Message
+from agent.bus.properties import packet_properties
 from agent.bus.topics import CommandTopic, DesiredTopic, Scope, Topics
 from agent.document import digest
 from agent.settings import Settings
