@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.broker import Broker, running_broker
-from tests.workbench import Bench, belongings
+from tests.on_host import belongings
+from tests.workbench import Bench
 from tests.workbench import bench as running_bench
 
 NEEDS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workbench import FOLDER_PREFIX
+from tests.on_host import FOLDER_PREFIX
 
 RULE = Path(__file__).parent.parent / "systemd/udev/50-tapster.rules"
 UDEVADM = shutil.which("udevadm", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")

@@ -28,6 +28,7 @@ from reconcilers.mounts import unmount_lazily
 from reconcilers.spec import Format
 from reconcilers.tag import instance_id
 from tests.broker import Broker, running_broker
+from tests.on_host import FOLDER_PREFIX, mounts_seen_by, storage_daemons
 
 PATIENCE = 60.0
 """Seconds after which a test gives up waiting. A bound, not a measure: everything takes milliseconds."""
@@ -35,9 +36,6 @@ PATIENCE = 60.0
 FLEET = "test"
 
 AGENT = (sys.executable, "-c", "from agent.cli.app import main; main()")
-
-FOLDER_PREFIX = f"tapster-{os.getpid()}-"
-"""All that this run of tests makes on the host names such a folder, and that is how it is found."""
 
 
 class Process(Protocol):
@@ -194,7 +192,8 @@ class Bench:
     def _threads(self) -> str:
         """What the agent's threads wait for in the kernel: a disk that is slow to sync, for example."""
         told = list[str]()
-        for task in Path(f"/proc/{self.pid}/task").glob("*") if self.running else ():
+        here = self.running and isinstance(self._agent, subprocess.Popen)
+        for task in Path(f"/proc/{self.pid}/task").glob("*") if here else ():
             with suppress(OSError):
                 told += [
                     (task / "comm").read_text().strip(),
@@ -349,28 +348,6 @@ def _given(broker: Broker) -> Iterator[Broker]:
     yield broker
 
 
-def belongings() -> set[str]:
-    """Loop devices, FUSE mounts and storage daemons on this host that any bench of this run has made."""
-    mark = f"{tempfile.gettempdir()}/{FOLDER_PREFIX}"
-    files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in control.bound_minors()}
-    loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in _text_if_there(file)}
-    fuse = {words[1] for words in mounts_seen_by("self") if mark in words[1]}
-    return loops | fuse | {f"process {pid}" for pid, words in storage_daemons() if mark in words}
-
-
-def mounts_seen_by(pid: str) -> list[list[str]]:
-    """The lines of proc(5)'s mounts for FUSE, as words; none if the process has ended."""
-    lines = _text_if_there(Path(f"/proc/{pid}/mounts")).splitlines()
-    return [words for words in map(str.split, lines) if words[2].startswith("fuse")]
-
-
-def _text_if_there(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:  # others on this host take their devices down meanwhile
-        return ""
-
-
 def domain(guest: str, *disks: str) -> str:
     """A domain with these `<disk>` elements."""
     return f"<domain type='kvm'><name>{guest}</name><devices>{''.join(disks)}</devices></domain>"
@@ -415,13 +392,3 @@ state = "{host.folder}/state"
 {pace}
 {more}
 """
-
-
-def storage_daemons() -> Iterator[tuple[int, str]]:
-    """Every storage daemon of the host with its command line; one that has ended and waits to be reaped has none."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                if words.startswith("qemu-storage-daemon"):
-                    yield int(entry.name), words

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reconcilers.loop import control
 from reconcilers.mounts import unmount_lazily
-from tests.workbench import FOLDER_PREFIX, storage_daemons
+from tests.on_host import FOLDER_PREFIX, storage_daemons
 
 LOOP_CTL_ADD, LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 

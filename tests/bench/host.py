@@ -22,7 +22,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.bench import bare_client
 from tests.bench.process import cpu_seconds
 from tests.broker import Broker, running_broker
-from tests.workbench import FOLDER_PREFIX, Bench
+from tests.on_host import FOLDER_PREFIX
+from tests.workbench import Bench
 
 PATIENCE = 60.0
 """Seconds until a measure is given up."""

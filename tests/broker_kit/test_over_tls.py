@@ -14,8 +14,9 @@ import pytest
 
 from agent.setting_sections import TlsSettings
 from tests.broker_kit.kit import Certificates, KitBroker
+from tests.on_host import FOLDER_PREFIX
 from tests.running.leaks import leaks
-from tests.workbench import FLEET, FOLDER_PREFIX, Bench, domain, loop_disk
+from tests.workbench import FLEET, Bench, domain, loop_disk
 
 
 def toml(tls: TlsSettings) -> str:

@@ -21,7 +21,7 @@ from tests.crash.scenarios import SCENARIOS, Scenario
 from tests.crash.sites import NOT_REACHED, effect_sites
 from tests.crash.tracer import KILLED, UNCLASSIFIED
 from tests.crash.world import CrashBench, Disk, Point
-from tests.workbench import FOLDER_PREFIX
+from tests.on_host import FOLDER_PREFIX
 
 TRIES = 3
 """Some effects come in another order now and then; a point that is not reached so often is an error."""

@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 
 import pytest
 
@@ -135,14 +134,13 @@ SLOW = {
 }
 
 
+@pytest.mark.timeout(20)  # 0.1 s at rest; what grows with the square of the length takes hours
 @pytest.mark.parametrize("document", SLOW.values(), ids=SLOW.keys())
 def test_a_mebibyte_takes_bounded_time(document: bytes) -> None:
     assert len(document) <= MIB
     for limits in (Limits(), Limits(max_bytes=MIB)):
-        start = time.process_time()
         try:
             guests = parse_file(document, limits=limits)
         except DocumentRejected:
             guests = []
-        assert time.process_time() - start < 0.3  # 0.1 s at rest; a loaded machine gets some slack
         assert not any(found.spec for guest in guests for found in guest.disks)

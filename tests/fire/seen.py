@@ -10,7 +10,8 @@ from pathlib import Path
 
 from reconcilers.actual import FileId
 from reconcilers.loop.control import LoopFlags
-from tests.workbench import Bench, storage_daemons
+from tests.on_host import storage_daemons
+from tests.workbench import Bench
 
 _TAP = re.compile(r"/taps/([0-9a-f]{16})/")
 

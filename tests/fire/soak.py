@@ -14,7 +14,7 @@ import time
 from tests.broker import running_broker
 from tests.fire.machine import Machine
 from tests.fire.test_model import live
-from tests.workbench import belongings
+from tests.on_host import belongings
 
 STEPS = 200
 

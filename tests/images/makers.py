@@ -2,7 +2,9 @@
 
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from reconcilers.images.vhdx import _crc32c
@@ -24,9 +26,17 @@ QEMU = {
 
 def create(path: Path, fmt: Format, options: str = "", size: str = "8M") -> Path:
     """An empty image."""
-    more = ["-o", options] if options else []
-    subprocess.run(["qemu-img", "create", "-q", "-f", QEMU[fmt], *more, path, size], check=True, capture_output=True)
+    path.write_bytes(_empty(fmt, options, size))
     return path
+
+
+@cache
+def _empty(fmt: Format, options: str, size: str) -> bytes:
+    more = ["-o", options] if options else []
+    with tempfile.NamedTemporaryFile() as file:
+        command = ["qemu-img", "create", "-q", "-f", QEMU[fmt], *more, file.name, size]
+        subprocess.run(command, check=True, capture_output=True)
+        return file.read()
 
 
 def convert(path: Path, fmt: Format, *more: str, size: int = 4 * MIB) -> Path:

@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,9 +79,7 @@ def test_changed_images(originals: dict[Format, list[bytes]], tmp_path: Path, da
     if fmt in SUMS and data.draw(st.booleans()):
         SUMS[fmt](image)
     read_only, below = data.draw(st.booleans()), data.draw(st.none() | st.just("/base"))
-    began = time.process_time()
     error = judged(image, fmt, read_only=read_only, below=below)
-    assert time.process_time() - began < 1  # VHDX takes 30 ms at rest
     assert error is None or error.reason in FINAL
     assert error is None or error.message.startswith(f"image {image}")
 

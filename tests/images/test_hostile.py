@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +15,7 @@ from tests.images.makers import (
     create,
     patch,
     put,
-    resum_vhd,
     resum_vhdx,
-    vhd_dynamic,
-    vhd_fixed,
-    vhd_footer,
     vhdx_metadata,
     vhdx_region,
 )
@@ -337,79 +332,6 @@ def test_hostile_header(tmp_path: Path, fmt: Format, case: str) -> None:
     assert error.reason is reason, error.message
 
 
-# VHD: the footer decides.
-
-
-def test_a_planted_header_changes_nothing_of_a_fixed_vhd(tmp_path: Path) -> None:
-    planted = {
-        "dynamic": vhd_dynamic(tmp_path / "planted").read_bytes(),
-        "differencing": vhd_dynamic(
-            tmp_path / "planted", kind=4, parent="/etc/shadow".encode("utf-16-be")
-        ).read_bytes(),
-        "larger": vhd_footer(size=1 << 40),
-        "qcow2": create(tmp_path / "planted", Format.QCOW2, "backing_file=/etc/shadow,backing_fmt=raw").read_bytes(),
-    }
-    for content in planted.values():
-        image = vhd_fixed(tmp_path / "image", content.ljust(4 * MIB, b"\0")[: 4 * MIB])
-        assert judged(image, Format.VHD).raw_size == 4 * MIB
-
-
-def dynamic(*changes: Change, kind: int = 3) -> Callable[[Path], Path]:
-    def make(path: Path) -> Path:
-        vhd_dynamic(path, kind=kind)
-        for change in changes:
-            change(path)
-        return resum_vhd(path)
-
-    return make
-
-
-def fixed(size: int) -> Callable[[Path], Path]:
-    return lambda path: vhd_fixed(path, bytes(MIB), size=size)
-
-
-def footers(layout: str, at: int, *numbers: int) -> Change:
-    return lambda path: (put(layout, at, *numbers)(path), put(layout, at - 512, *numbers)(path))
-
-
-VHD: dict[str, tuple[Callable[[Path], Path], Reason]] = {
-    "differencing": (dynamic(kind=4), ELSEWHERE),
-    **{f"type {kind}": (dynamic(kind=kind), DAMAGED) for kind in (0, 1, 5, 0xFFFFFFFF)},
-    **{f"fixed of {size}": (fixed(size), DAMAGED) for size in (0, 511, 1000, MIB + 512, 1 << 40, 1 << 63, HUGE)},
-    "fixed with a wrong checksum": (lambda path: patch(vhd_fixed(path, bytes(MIB)), -400, b"x"), DAMAGED),
-    "no footer": (lambda path: patch(vhd_dynamic(path), -512, bytes(512)), DAMAGED),
-    "no front": (lambda path: patch(vhd_dynamic(path), 0, bytes(512)), DAMAGED),
-    "fixed at its end and dynamic in front": (
-        lambda path: patch(vhd_dynamic(path), -512, vhd_footer(size=1 << 30)),
-        DAMAGED,
-    ),
-    "another size in front": (
-        lambda path: resum_vhd(patch(vhd_dynamic(path), 48, struct.pack(">Q", 4096))),
-        DAMAGED,
-    ),
-    "dynamic header far away": (dynamic(footers(">Q", 16, FAR)), DAMAGED),
-    "dynamic header in the footer": (dynamic(footers(">Q", 16, 0)), DAMAGED),
-    "dynamic header nowhere": (dynamic(footers(">Q", 16, 1024)), DAMAGED),
-    "dynamic header's checksum": (lambda path: patch(vhd_dynamic(path), 600, b"x"), DAMAGED),
-    **{f"table at {at}": (dynamic(put(">Q", 528, at)), DAMAGED) for at in (0, 1, 512, 1024, FAR, HUGE)},
-    **{f"{count} blocks": (dynamic(put(">I", 540, count)), DAMAGED) for count in (0, 1, 0x01000001, 0xFFFFFFFF)},
-    **{
-        f"blocks of {size}": (dynamic(put(">I", 544, size)), DAMAGED) for size in (0, 512, 3 << 20, 1 << 29, 0xFFFFFFFF)
-    },
-    **{f"disk of {size}": (dynamic(footers(">Q", 48, size)), DAMAGED) for size in (0, 511, 1 << 41, 1 << 63, HUGE)},
-}
-
-
-@pytest.mark.parametrize("case", VHD)
-def test_hostile_vhd(tmp_path: Path, case: str) -> None:
-    make, reason = VHD[case]
-    error = refusal(make(tmp_path / "image"), Format.VHD)
-    assert error.reason is reason, error.message
-
-
-# All of them.
-
-
 @pytest.mark.parametrize("fmt", CASES)
 def test_headers_that_are_cut_off(tmp_path: Path, fmt: Format) -> None:
     whole = create(tmp_path / "whole", fmt).read_bytes()
@@ -421,13 +343,18 @@ def test_headers_that_are_cut_off(tmp_path: Path, fmt: Format) -> None:
 
 
 @pytest.mark.parametrize("fmt", [*CASES, Format.VHD])
-def test_huge_and_sparse_takes_no_time(tmp_path: Path, fmt: Format) -> None:
+def test_of_the_huge_and_sparse_little_is_read(tmp_path: Path, fmt: Format) -> None:
     image = create(tmp_path / "image", fmt)
     with image.open("r+b") as file:
         file.truncate(1 << 42)
-    began = time.process_time()
+    before = bytes_read()
     if fmt is Format.VHD:
         refusal(image, fmt)
     else:
         judged(image, fmt)
-    assert time.process_time() - began < 0.5  # some hundred microseconds; VHDX 30 ms for its checksums
+    assert bytes_read() - before < 2 * MIB
+
+
+def bytes_read() -> int:
+    """What this process has read from files and all else so far (proc_pid_io(5), rchar)."""
+    return int(Path("/proc/self/io").read_text().split()[1])

@@ -21,7 +21,7 @@ from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.tag import Tag
-from tests.workbench import FOLDER_PREFIX
+from tests.on_host import FOLDER_PREFIX
 
 KEY = DiskKey("vm", "vda")
 pytestmark = pytest.mark.usefixtures("host_parts")
