@@ -44,8 +44,8 @@ class Reconciler(Protocol):
     async def detach(self, key: DiskKey) -> None:
         """Take the disk down; raises DeviceInUse if somebody has it open, and then nothing has changed."""
 
-    async def grow(self, key: DiskKey) -> None:
-        """Let the device take on its image's new size."""
+    async def grow(self, key: DiskKey, size_bytes: int) -> None:
+        """Let the device, and what serves it, take on its image's new size, of which so much belongs to the disk."""
 
     async def tune(self, spec: DiskSpec) -> None:
         """Ask for the spec's tuning, online. What the host does not grant is left as it is, and is no error."""

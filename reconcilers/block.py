@@ -125,8 +125,9 @@ class BlockReconciler:
         """See `Reconciler`. The device itself is not ours to take down; only the claim and the link are."""
         await asyncio.to_thread(self._let_go, key)
 
-    async def grow(self, key: DiskKey) -> None:
+    async def grow(self, key: DiskKey, size_bytes: int) -> None:
         """See `Reconciler`. Never planned: the device's owner grows it."""
+        del size_bytes
         raise AssertionError(f"{key} is not a plain file")
 
     async def tune(self, spec: DiskSpec) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,7 @@ _FOLDER = Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CLO
 _OTHER_FILE = Mask.CREATE | Mask.MOVED_TO | Mask.DELETE | Mask.MOVED_FROM
 # A plain image's own length is the disk's. The loop driver's writes raise no event, truncate(2) does.
 _IMAGE = Mask.MODIFY
+# A server's writes raise one each, so a tap's image is looked at when somebody closes it who could write to it.
 _RELEASE = Mask.CLOSE | Mask.ONESHOT
 
 UNMOUNT_SECONDS = 0.25
@@ -36,6 +38,13 @@ UNMOUNT_SECONDS = 0.25
 
 Who looks only at once may come too early (fs/namespace.c, `cleanup_mnt` after `umount_tree`).
 """
+
+
+class Writer(StrEnum):
+    """Who writes to an image whose length is its disk's."""
+
+    KERNEL = "kernel"
+    SERVER = "server"
 
 
 class FileEvents:
@@ -55,6 +64,7 @@ class FileEvents:
         self._in_folder = Counter[Path]()
         self._sources: dict[DiskKey, Path] = {}
         self._refused: set[DiskKey] = set()
+        self._written_by_servers: set[DiskKey] = set()
         self._releases: dict[DiskKey, Watch] = {}
 
     def __enter__(self) -> Self:
@@ -79,7 +89,7 @@ class FileEvents:
         os.close(self._mounts)
         self._inotify.close()
 
-    def follow(self, key: DiskKey, path: str | None, *, length_matters: bool) -> None:
+    def follow(self, key: DiskKey, path: str | None, *, writer: Writer | None) -> None:
         """Tell when something happens to a disk's source from now on, instead of what was followed for it before.
 
         What is in no pool is not followed: whoever wrote the definition shall not have us look into other folders.
@@ -87,7 +97,7 @@ class FileEvents:
         Args:
             key: The disk.
             path: Its source as the definition names it; None follows nothing any more.
-            length_matters: The file's length is the disk's.
+            writer: Who writes to it, if the file's length is the disk's.
         """
         source = Path(path) if path else None
         with self._guard:
@@ -95,6 +105,9 @@ class FileEvents:
             if before is not None and before != source:
                 self._leave(key, before)
             self._refused.discard(key)
+            self._written_by_servers.discard(key)
+            if writer is Writer.SERVER:
+                self._written_by_servers.add(key)
             if source is None:
                 return
             if before != source:
@@ -102,7 +115,7 @@ class FileEvents:
                 self._disks.setdefault(source, set()).add(key)
                 self._in_folder[source.parent] += 1
         self._add(self._folders, source.parent, _FOLDER, folder=True)
-        if length_matters:
+        if writer is Writer.KERNEL:
             self._add(self._images, source, _IMAGE)
 
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
@@ -175,7 +188,7 @@ class FileEvents:
                 self._drop(self._images, path)  # it is on the former file of that name
             keys = set(self._disks.get(path, ()))
             if event.mask & Mask.CLOSE_WRITE:  # our own attaching closes the image too
-                keys &= self._refused
+                keys &= self._refused | self._written_by_servers
         for key in keys:
             self._on_event(key, Trigger.IMAGE)
 

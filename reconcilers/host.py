@@ -16,13 +16,12 @@ from reconcilers.abilities import HostAbilities
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
 from reconcilers.blktap.fuse_loop import FuseLoop
-from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.blktap.nbd.control import NbdDevice
 from reconcilers.blktap.nbd.devices import NbdDevices
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
-from reconcilers.file_events import FileEvents
+from reconcilers.file_events import FileEvents, Writer
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.look import Look
 from reconcilers.loop.control import LoopDevice
@@ -46,7 +45,7 @@ from reconcilers.plan import (
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import Pin, look_at, pinned
-from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Format, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
@@ -106,7 +105,8 @@ class Host:
         self._blktap = BlktapReconciler(
             runtime / "taps",
             abilities.taps,
-            {DeviceKind.NBD: self._nbd, DeviceKind.FUSE_LOOP: FuseLoop(self._devices)},
+            FuseLoop(self._devices),
+            self._nbd,
             self.paths,
             patience=server_patience,
             on_server_change=lambda key: on_change(key, Trigger.SERVER),
@@ -264,8 +264,7 @@ class Host:
         attached = self._attached(key)
         stray_link = None if attached and attached.device_path else self.paths.read(key)
         if self._files:
-            length_matters = attached is not None and attached.backend is Backend.LOOP
-            self._files.follow(key, source_path, length_matters=length_matters)
+            self._files.follow(key, source_path, writer=_writer(attached))
         return Actual(_look(source_path, self._pools) if source_path else None, attached, stray_link)
 
     def _attached(self, key: DiskKey) -> Attached | None:
@@ -298,8 +297,8 @@ class Host:
                     return await self._backend(spec).attach(spec, pin)
             case Adopt(spec, attached):
                 await self._by_backend[attached.backend].adopt(spec)
-            case Grow(attached):
-                await self._by_backend[attached.backend].grow(key)
+            case Grow(attached, size_bytes):
+                await self._by_backend[attached.backend].grow(key, size_bytes)
             case Tune(spec, attached):
                 await self._by_backend[attached.backend].tune(spec)
             case Revive(spec, _):
@@ -361,6 +360,13 @@ class Host:
             )
             raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
         return self._by_backend[spec.backend]
+
+
+def _writer(attached: Attached | None) -> Writer | None:
+    """Who writes a file whose length is the size of the disk that is there."""
+    if attached is None or attached.format not in {Format.RAW, Format.AIO}:
+        return None
+    return Writer.KERNEL if attached.backend is Backend.LOOP else Writer.SERVER
 
 
 def _look(path: str, pools: Pools) -> Source | Fault:

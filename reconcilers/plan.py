@@ -5,7 +5,8 @@
 
 from dataclasses import dataclass, replace
 
-from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
+from reconcilers.actual import SECTOR, Actual, Attached, Fault, Source, SourceKind
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.honour import possible
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Device, DiskSpec, Format, Layer, StartupPolicy
@@ -58,7 +59,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Grow:
-    """The image has grown: let the device follow, online."""
+    """The image has grown: let what serves it and the device follow, online. Of so many bytes consists the disk now."""
 
     attached: Attached
     size_bytes: int
@@ -262,15 +263,28 @@ def _plan_image(desired: DiskSpec, source: Source, attached: Attached) -> Step:
     if attached.damage:
         return Keep(Reason.IMAGE_DAMAGED, _damaged(desired, attached))
     # Only a raw image's file has the disk's size; the others keep it in their headers.
-    if desired.backend is not Backend.LOOP or desired.format is not Format.RAW or desired.slice_size is not None:
+    raw_file = desired.format in {Format.RAW, Format.AIO} and source.kind is SourceKind.FILE
+    if not raw_file or desired.slice_size is not None:
         return Nothing(Reason.AS_DESIRED)
-    size = (source.size_bytes - desired.slice_offset) // 512 * 512
-    if size > attached.size_bytes:
-        return Grow(attached, size)
-    if size < attached.size_bytes:
+    size = source.size_bytes - desired.slice_offset
+    up = 0 if desired.backend is Backend.LOOP else SECTOR - 1  # a server fills the last sector up, the kernel leaves it
+    sectors = (size + up) // SECTOR * SECTOR
+    if sectors - attached.size_bytes >= attached.logical_block_size:
+        if _grows_online(attached):
+            return Grow(attached, size)
+        return Replace(desired, attached, "its image has grown, and what serves it notices that only when it starts")
+    if sectors < attached.size_bytes:
         message = (
             f"the image {desired.source} shrank to {size} bytes under a device of {attached.size_bytes}; reads beyond "
             "its end fail. Grow it back with truncate -s, or take the disk down and up to accept the size"
         )
         return Keep(Reason.IMAGE_SHRUNK, message)
     return Nothing(Reason.AS_DESIRED)
+
+
+def _grows_online(attached: Attached) -> bool:
+    """Tapdisk knows one size for its whole life, and so does an NBD export; a FUSE export grows by a kind of write."""
+    if attached.tap is None:
+        return True
+    ways = (attached.tap.server, attached.tap.device)
+    return ways == (ServerKind.STORAGE_DAEMON, DeviceKind.FUSE_LOOP) and not attached.read_only

@@ -8,8 +8,11 @@ import os
 
 from reconcilers.blktap.device import BlockNode
 from reconcilers.blktap.tap import TapFolder
+from reconcilers.errors import DiskError
+from reconcilers.fallocate import fallocate
 from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
+from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, DiskSpec
 
 
@@ -37,6 +40,29 @@ class FuseLoop:
         finally:
             os.close(export)
         return _node(device)
+
+    def grow(self, key: DiskKey, tap: TapFolder, size_bytes: int) -> None:
+        """Have the server take on its image's new length, and then the device.
+
+        The end of the export is moved by way of fallocate(2), as QEMU then sets the image's length only if that does
+        not cut it (block/file-posix.c, preallocation): an image may grow on while we are at it. `block_resize` would
+        cut it, and what was appended meanwhile would be lost.
+
+        Raises:
+            DiskError: KernelError if the image has another length by now.
+        """
+        export = tap.open_export(os.O_RDWR)
+        try:
+            if (known := os.fstat(export).st_size) < size_bytes:
+                fallocate(export, 0, known, size_bytes - known)
+        except OSError as error:
+            message = (
+                f"the server of {key} did not take on {size_bytes} bytes: {error.strerror}; does its image grow on?"
+            )
+            raise DiskError(Reason.KERNEL_ERROR, message) from error
+        finally:
+            os.close(export)
+        self._devices.grow(key)
 
     def detach(self, key: DiskKey) -> None:
         """See `TapDevice`."""

@@ -6,16 +6,15 @@ import os
 from dataclasses import replace
 
 from reconcilers.actual import SourceKind
+from reconcilers.fallocate import KEEP_SIZE, PUNCH_HOLE, fallocate
 from reconcilers.honour import possible
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskSpec, Format
 from reconcilers.tuning import Aio, Cache, Tuning
 
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # FALLOC_FL_*, linux/falloc.h
 _IO_URING_SETUP = 425  # the same on every architecture (asm-generic/unistd.h)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 def grant(spec: DiskSpec, image: OpenSource, *, exact: bool, through: bool) -> Tuning:
@@ -55,7 +54,11 @@ def _opens_direct(fd: int) -> bool:
 def _punches_holes(image: OpenSource) -> bool:
     """Punch behind the end, where nothing is: only whether the file system knows how is of interest."""
     end = image.source.size_bytes
-    return bool(_libc.fallocate(image.fd, _KEEP_SIZE | _PUNCH_HOLE, (end | 0xFFFF) + 1, 4096) == 0)
+    try:
+        fallocate(image.fd, KEEP_SIZE | PUNCH_HOLE, (end | 0xFFFF) + 1, 4096)
+    except OSError:
+        return False
+    return True
 
 
 def has_io_uring() -> bool:

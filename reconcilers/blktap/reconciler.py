@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +14,9 @@ from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.crashes import Crashes
 from reconcilers.blktap.device import TapDevice
+from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
-from reconcilers.blktap.nbd.devices import survives_its_server
+from reconcilers.blktap.nbd.devices import NbdDevices, survives_its_server
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
 from reconcilers.blktap.tap import TapFolder, TapLayer, TapRecord
@@ -56,7 +57,8 @@ class BlktapReconciler:
         self,
         taps: Path,
         abilities: TapAbilities,
-        devices: Mapping[DeviceKind, TapDevice],
+        fuse_loop: FuseLoop,
+        nbd: NbdDevices,
         paths: StablePaths,
         *,
         patience: float,
@@ -66,7 +68,8 @@ class BlktapReconciler:
         self._taps = taps
         self._abilities = abilities
         self._servers = abilities.every_server()
-        self._devices = devices
+        self._fuse_loop = fuse_loop
+        self._devices: dict[DeviceKind, TapDevice] = {DeviceKind.FUSE_LOOP: fuse_loop, DeviceKind.NBD: nbd}
         self._paths = paths
         self._patience = patience
         self._on_server_change = on_server_change
@@ -191,9 +194,10 @@ class BlktapReconciler:
         finally:
             self._ending.discard(key)
 
-    async def grow(self, key: DiskKey) -> None:
-        """See `Reconciler`. Never planned: only a raw file's length says a disk's size."""
-        raise AssertionError(f"{key} is not a plain file")
+    async def grow(self, key: DiskKey, size_bytes: int) -> None:
+        """See `Reconciler`. Planned only where the device is a loop device."""
+        tap = TapFolder.of(self._taps, key)
+        await asyncio.to_thread(self._fuse_loop.grow, key, tap, size_bytes)
 
     async def tune(self, spec: DiskSpec) -> None:
         """See `Reconciler`. Planned only for the numbers of limits."""

@@ -335,11 +335,10 @@ def _still_bound(fd: int) -> bool:
     return True
 
 
-def grow(device: LoopDevice) -> LoopDevice | None:
+def grow(device: LoopDevice) -> None:
     """Let the device take on its backing file's present size; the caller has seen that it is larger."""
     with _opened(device.path, os.O_RDONLY) as opened:
         fcntl.ioctl(opened, _LOOP_SET_CAPACITY)
-        return _describe(opened, device.minor)
 
 
 def set_direct_io(device: LoopDevice, on: bool) -> None:

@@ -104,6 +104,11 @@ class LoopDevices:
         self._notes.write(disk_id(key), device)
         return device
 
+    def grow(self, key: DiskKey) -> None:
+        """Let a disk's device take on its file's size, which is larger."""
+        if device := self.find(key):
+            control.grow(device)
+
     def detach(self, key: DiskKey) -> None:
         """Take a disk's device down; fine if there is none.
 

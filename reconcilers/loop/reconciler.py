@@ -74,11 +74,10 @@ class LoopReconciler:
         """See `Reconciler`."""
         await asyncio.to_thread(self._unbind, key)
 
-    async def grow(self, key: DiskKey) -> None:
-        """See `Reconciler`."""
-        device = await asyncio.to_thread(self._devices.find, key)
-        if device is not None:
-            await asyncio.to_thread(control.grow, device)
+    async def grow(self, key: DiskKey, size_bytes: int) -> None:
+        """See `Reconciler`. The kernel asks the file itself."""
+        del size_bytes
+        await asyncio.to_thread(self._devices.grow, key)
 
     async def tune(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""

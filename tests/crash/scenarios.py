@@ -74,7 +74,8 @@ def _iops(number: int) -> str:
 
 
 def _grow(bench: CrashBench) -> None:
-    os.truncate(bench.images / "a.img", 2 << 20)
+    with (bench.images / "a.img").open("r+b") as image:
+        image.truncate(2 << 20)
 
 
 def _take_down(bench: CrashBench) -> None:
@@ -195,6 +196,7 @@ SCENARIOS = [
     _change("make read-only", (LOOP,), (READ_ONLY,)),
     _change("make writable", (READ_ONLY,), (LOOP,)),
     Scenario(name="grow", before=(LOOP,), happens=_grow, after=(LOOP,), reset=_shrink_back),
+    Scenario(name="grow a tap", before=(AIO,), happens=_grow, after=(AIO,), reset=_shrink_back),
     _change("attach loop without discard", (), (NO_DISCARD,)),
     _detach("detach loop without discard", NO_DISCARD),
     _change("tune loop", (LOOP,), (NO_DISCARD,)),

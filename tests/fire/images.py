@@ -68,7 +68,8 @@ class Images:
         if content.fmt != "raw" or content.size >= LARGEST:
             return False
         content.size += MIB
-        os.truncate(self.path(name), content.size)
+        with self.path(name).open("r+b") as image:
+            image.truncate(content.size)
         return True
 
     def write(self, fd: int, content: Content, index: int) -> None:

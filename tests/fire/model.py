@@ -77,7 +77,7 @@ class Model:
             device.image == self.images.identity(want.image)
             and device.tap == (want.kind != "loop")
             and device.read_only == want.read_only
-            and (device.size == content.size or device.tap)
+            and device.size == content.size
         )
 
     def _status_wrong(self) -> Iterator[str]:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcilers.actual import Actual, Attached, Fault, FileId, Source, SourceKind
+from reconcilers.actual import Actual, Attached, Fault, FileId, Source, SourceKind, TapFacts
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.plan import (
     Adopt,
     Attach,
@@ -58,7 +59,13 @@ ON_LOOP = Attached(
     server_alive=True,
     linked=True,
 )
-ON_AIO = replace(ON_LOOP, backend=Backend.BLKTAP, format=Format.AIO)
+TAP = TapFacts(
+    server=ServerKind.STORAGE_DAEMON, device=DeviceKind.FUSE_LOOP, export="/export", process_id=7, flushes=True
+)
+ON_AIO = replace(ON_LOOP, backend=Backend.BLKTAP, format=Format.AIO, tap=TAP)
+ON_NBD = replace(ON_AIO, tap=replace(TAP, device=DeviceKind.NBD))
+ON_TAPDISK = replace(ON_AIO, tap=replace(TAP, server=ServerKind.TAPDISK))
+ON_DEVICE = replace(ON_AIO, identity=BLOCK.identity)
 AWAITING = replace(ON_AIO, device_path="/dev/nbd0", server_alive=False, awaits_server=True)
 ON_QCOW2 = replace(ON_AIO, format=Format.QCOW2)
 ON_BLOCK = replace(ON_LOOP, backend=Backend.BLOCK, identity=BLOCK.identity, device_path="/dev/sdb")
@@ -126,6 +133,33 @@ CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, 
     "tap without device, its source missing": (AIO, MISSING, replace(ON_AIO, device_path=None), Keep, "was taken away"),
     "image grown": (LOOP, replace(FILE, size_bytes=2 * MIB), ON_LOOP, Grow, ""),
     "image grown by less than a sector": (LOOP, replace(FILE, size_bytes=MIB + 511), ON_LOOP, Nothing, "AsDesired"),
+    "image of a tap grown": (AIO, replace(FILE, size_bytes=2 * MIB), ON_AIO, Grow, ""),
+    "image of a tap grown by a byte": (AIO, replace(FILE, size_bytes=MIB + 1), ON_AIO, Grow, ""),
+    "image of a tap grown by less than a sector of 4 KiB": (
+        AIO,
+        replace(FILE, size_bytes=MIB + 3584),
+        replace(ON_AIO, logical_block_size=4096),
+        Nothing,
+        "AsDesired",
+    ),
+    "image of a tap grown to the end of its last sector": (
+        AIO,
+        replace(FILE, size_bytes=MIB - 100),
+        ON_AIO,
+        Nothing,
+        "AsDesired",
+    ),
+    "image of a tap shrunk": (AIO, replace(FILE, size_bytes=MIB // 2), ON_AIO, Keep, "ImageShrunk"),
+    "image of a tap over nbd grown": (AIO, replace(FILE, size_bytes=2 * MIB), ON_NBD, Replace, "has grown"),
+    "image of a tapdisk grown": (AIO, replace(FILE, size_bytes=2 * MIB), ON_TAPDISK, Replace, "has grown"),
+    "image of a read-only tap grown": (
+        replace(AIO, read_only=True),
+        replace(FILE, size_bytes=2 * MIB),
+        replace(ON_AIO, read_only=True),
+        Replace,
+        "has grown",
+    ),
+    "device under a tap grown": (AIO, replace(BLOCK, size_bytes=2 * MIB), ON_DEVICE, Nothing, "AsDesired"),
     "image shrunk": (LOOP, replace(FILE, size_bytes=MIB // 2), ON_LOOP, Keep, "ImageShrunk"),
     "tap found its image corrupt": (QCOW2, FILE, replace(ON_QCOW2, damage="no"), Keep, "ImageDamaged"),
     "file of a tap grown": (QCOW2, replace(FILE, size_bytes=2 * MIB), ON_QCOW2, Nothing, "AsDesired"),
@@ -232,13 +266,14 @@ def test_what_was_attached_as_planned_is_as_desired(desired: DiskSpec, source: S
     assert spec == effective(desired, source)
     assert spec.backend
     assert spec.format
+    up = 511 if spec.backend is Backend.BLKTAP else 0
     made = Attached(
         backend=spec.backend,
         format=spec.format if spec.backend is not Backend.BLOCK else Format.RAW,
         identity=source.identity,
         device_path="/dev/loop7",
         diskseq=70,
-        size_bytes=(source.size_bytes - spec.slice_offset) // 512 * 512,
+        size_bytes=(source.size_bytes - spec.slice_offset + up) // 512 * 512,
         logical_block_size=spec.logical_block_size or 512,
         read_only=spec.read_only,
         tuning=UNTUNED,

@@ -118,3 +118,58 @@ def test_a_server_that_dies_again_and_again_is_given_up_and_says_why(bench: Benc
     assert f"died {MOST} times" in failed["error"]["message"]
     assert "Assertion `all is well' failed." in failed["error"]["message"]
     assert bench.servers() == []
+
+
+def test_an_image_that_grows_grows_its_disk_under_its_guest(bench: Bench) -> None:
+    """With limits and without holes, each of which is a node of its own in the server."""
+    image, path = bench.image("a.img", MIB), bench.stable("vm1", "vda")
+    limits = "<iotune><total_iops_sec>5000</total_iops_sec></iotune>"
+    driver = "<driver name='tap2' type='aio' discard='ignore'/>"
+    bench.push_disks("vm1", f"<disk>{driver}<source file='{image}'/><target dev='vda'/>{limits}</disk>")
+    up, before = bench.until_phase("vm1", "vda", "Up"), os.urandom(MIB)
+    write(path, before)
+    with path.open("r+b", buffering=0) as guest:
+        with image.open("ab") as file:
+            file.write(appended := os.urandom(MIB))
+        bench.until_status("vm1", "vda", size_bytes=2 * MIB)
+        assert guest.seek(0, os.SEEK_END) == 2 * MIB
+        assert os.pread(guest.fileno(), 2 * MIB, 0) == before + appended
+        with image.open("r+b") as file:
+            file.truncate(3 * MIB + 100)
+        bench.until_status("vm1", "vda", size_bytes=3 * MIB + 512)
+        write(path, last := os.urandom(MIB), 2 * MIB)
+        with image.open("r+b") as file:
+            file.truncate(MIB)
+        shrunk = bench.until_phase("vm1", "vda", "Degraded")
+        assert (shrunk["error"]["reason"], shrunk["size_bytes"]) == ("ImageShrunk", 3 * MIB + 512)
+        with image.open("r+b") as file:
+            file.seek(MIB)
+            file.write(appended + last + bytes(100))
+    assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == up["diskseq"]
+    bench.absent("vm1")
+    bench.until_guest("vm1", "Down")
+    assert image.read_bytes()[: 3 * MIB] == before + appended + last
+
+
+def test_what_is_appended_to_an_image_while_its_disk_grows_is_not_cut_off(bench: Bench) -> None:
+    image = bench.image("a.img", MIB)
+    bench.push_disks("vm1", tap_disk("vda", image))
+    bench.until_phase("vm1", "vda", "Up")
+    piece = os.urandom(4096)
+    with bench.stable("vm1", "vda").open("rb"):
+        for _ in range(200):
+            with image.open("ab") as file:
+                file.write(piece)
+        bench.until_status("vm1", "vda", size_bytes=MIB + 200 * 4096, phase="Up")
+    assert image.read_bytes() == bytes(MIB) + piece * 200
+
+
+def test_what_can_not_grow_under_its_guest_grows_when_it_is_let_go(bench: Bench) -> None:
+    image = bench.image("a.img", MIB)
+    bench.push_disks("vm1", tap_disk("vda", image, "aio", "<readonly/>"))
+    bench.until_phase("vm1", "vda", "Up")
+    with bench.stable("vm1", "vda").open("rb"):
+        with image.open("r+b") as file:
+            file.truncate(2 * MIB)
+        assert bench.until_phase("vm1", "vda", "InUse")["size_bytes"] == MIB
+    bench.until_status("vm1", "vda", size_bytes=2 * MIB, phase="Up")

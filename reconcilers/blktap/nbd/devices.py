@@ -70,20 +70,15 @@ class NbdDevices:
         with client:
             if device is None:
                 device = self._connect(spec, record, client.fileno(), export.size_bytes, export.flags)
-            elif control.facts(device)[0] != export.size_bytes:
+            elif export.size_bytes < control.facts(device)[0]:
                 message = (
-                    f"the server of {device.path} has {export.size_bytes} bytes now, which is not the device's size"
+                    f"the server of {device.path} has {export.size_bytes} bytes now, which is less than the device"
                 )
                 raise DiskError(Reason.SERVER_FAILED, message)
             else:
                 control.reconnect(self._netlink, device, client.fileno())
         tap.connected()
         return _node(device)
-
-    def resize(self, key: DiskKey, size_bytes: int) -> None:
-        """See `TapDevice`."""
-        if device := self._device(key):
-            control.resize(self._netlink, device, size_bytes)
 
     def detach(self, key: DiskKey) -> None:
         """See `TapDevice`."""
