@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from agent import garbage
 from agent import log as logging_setup
 from agent.daemon import run as run_agent
 from agent.notify import Notifier
@@ -35,6 +36,7 @@ def run(config: Path | None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     logging_setup.configure(settings.log.level, settings.log.format)
+    garbage.look_seldom()
     try:
         asyncio.run(_Service(config).run(settings))
     except (StoreError, DiskError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import agent.daemon
+from agent import garbage
 from agent import log as logging_setup
 from agent.bus.topics import Topics
 from agent.daemon import Daemon
@@ -77,6 +78,7 @@ async def run(folder: Path, port: int, numbers: range) -> None:
             await loop.run_in_executor(store_thread, _daemon, settings(folder, port, number), store_thread)
             for number in numbers
         ]
+        garbage.look_seldom()
         _tell(READY)
         lines = await _lines()
         await lines.readline()
