@@ -119,6 +119,7 @@ class Daemon:
                 resync=self.resync,
             ).answer,
             on_synced=self._synced,
+            spool=settings.paths.state / "events.jsonl",
         )
         self._reporter.connect(self._bus)
         self._trust_told: dict[ConditionType, tuple[Reason | None, str] | None] = {}
@@ -148,6 +149,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set; see the function `run`."""
         with self._host.owned_runtime(), self._host.watched():
+            await self._bus.load()
             self._put(await self._in_store_thread(self._intake.load), {})
             await asyncio.to_thread(self._outages.load)
             await self.resync(Cause.START)

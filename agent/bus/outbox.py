@@ -26,17 +26,21 @@ class Outbox:
     One taker at a time: it asks for a `batch`, and calls `delivered` when the broker has all of it. Until then
     every `batch` is the same one, so that a new connection begins with what the last one may not have delivered.
 
-    Args:
-        spool: Events kept at most. With more, the oldest are dropped, and counted in `dropped`.
+    Attributes:
+        room: Events that may wait. With more, the oldest are dropped.
+        dropped: How many were.
+        numbered: The number of the newest event.
+        stirred: Set when an event has come, or events were delivered.
     """
 
-    def __init__(self, *, spool: int) -> None:
+    def __init__(self, *, room: int) -> None:
+        self.room = room
         self.dropped = 0
-        self._spool = spool
+        self.numbered = 0
+        self.stirred = asyncio.Event()
         self._waiting: dict[str | int, Publication] = {}
         self._events: deque[int] = deque()
-        self._numbered = 0
-        self._taken: Sequence[Publication] = ()
+        self._taken: dict[str | int, Publication] = {}
         self._filled = asyncio.Event()
         self._urgent = asyncio.Event()
 
@@ -54,13 +58,19 @@ class Outbox:
 
     def append(self, topic: str, payload: bytes) -> None:
         """Publish this after every event before it."""
-        if len(self._events) == self._spool:
+        if len(self._events) == self.room:
             del self._waiting[self._events.popleft()]
             self.dropped += 1
-        self._numbered += 1
-        self._events.append(self._numbered)
-        self._waiting[self._numbered] = Publication(topic, payload, retain=False)
+        self.numbered += 1
+        self._events.append(self.numbered)
+        self._waiting[self.numbered] = Publication(topic, payload, retain=False)
         self._filled.set()
+        self.stirred.set()
+
+    def events(self) -> dict[int, Publication]:
+        """The events that were not delivered yet, by their numbers, the oldest first."""
+        both = (*self._taken.items(), *self._waiting.items())
+        return {number: event for number, event in both if isinstance(number, int)}
 
     async def batch(self, size: int) -> Sequence[Publication]:
         """Wait until there is something to publish, and give at most `size` of it, the oldest first."""
@@ -70,15 +80,14 @@ class Outbox:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(COMPANY_SECONDS):
                         await self._urgent.wait()
-            keys = list(islice(self._waiting, size))
-            self._taken = [self._waiting.pop(key) for key in keys]
-            for key in keys:
+            self._taken = {key: self._waiting.pop(key) for key in list(islice(self._waiting, size))}
+            for key in self._taken:
                 if isinstance(key, int):
                     self._events.popleft()
             if not self._waiting:
                 self._filled.clear()
                 self._urgent.clear()
-        return self._taken
+        return list(self._taken.values())
 
     def hurry(self) -> None:
         """Have what waits go out now, because there is little time."""
@@ -86,4 +95,6 @@ class Outbox:
 
     def delivered(self) -> None:
         """The broker has the last batch."""
-        self._taken = ()
+        if any(isinstance(key, int) for key in self._taken):
+            self.stirred.set()
+        self._taken = {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, NoReturn
 
 import aiomqtt
@@ -21,6 +22,7 @@ from agent.bus.message import Message
 from agent.bus.outbox import Outbox, Publication
 from agent.bus.properties import packet_properties
 from agent.bus.sender import Sender
+from agent.bus.spool import ROOM, Spool
 from agent.bus.topics import (
     EVERY_HOST,
     AgentTopic,
@@ -38,9 +40,6 @@ from agent.setting_sections import BrokerSettings
 __all__ = ["BusSession", "Message"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-SPOOL = 10_000
-"""Events kept while the broker is away."""
 
 COMMANDS_AT_ONCE = 8
 """Requests that are answered at the same time; the rest wait."""
@@ -71,7 +70,8 @@ class BusSession:
             invalid; an empty payload withdraws.
         on_command: Answers a request; None is no reply. Several run at a time.
         on_synced: Called each time everything retained has arrived, after `on_documents` had all of it.
-        spool: Events kept while the broker is away; with more, the oldest are dropped.
+        spool: The file for events that the broker does not take for now; it and its folder are the agent's own.
+        room: Events kept there; with more, the oldest are dropped.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class BusSession:
         on_documents: Callable[[Sequence[Message]], Awaitable[None]],
         on_command: Callable[[Message], Awaitable[bytes | None]],
         on_synced: Callable[[], Awaitable[None]],
-        spool: int = SPOOL,
+        spool: Path,
+        room: int = ROOM,
     ) -> None:
         self._broker = broker
         self._topics = topics
@@ -98,7 +99,8 @@ class BusSession:
         self._on_documents = on_documents
         self._on_command = on_command
         self._on_synced = on_synced
-        self._outbox = Outbox(spool=spool)
+        self._outbox = Outbox(room=room)
+        self._spool = Spool(spool, self._outbox)
         self._denials = Denials()
         self._sender = Sender(self._outbox, self._denials)
         self._answering = asyncio.Semaphore(COMMANDS_AT_ONCE)
@@ -154,8 +156,20 @@ class BusSession:
         if self._connection is not None:
             await self._ask(self._connection)
 
+    async def load(self) -> None:
+        """Take over the events that an earlier run could not deliver, before any other is published."""
+        await self._spool.load()
+
     async def run(self) -> NoReturn:
         """Hold the session for ever. Cancel it to say farewell and leave, within a few seconds."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._spool.run())
+                await self._hold()
+        finally:
+            await self._spool.close()
+
+    async def _hold(self) -> NoReturn:
         attempt = 0
         while True:
             began = time.monotonic()

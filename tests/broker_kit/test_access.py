@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ async def alice(broker: KitBroker, client: str = "operator-test") -> AsyncIterat
         yield connection
 
 
-async def test_the_agents_session_finds_nothing_to_complain_about(broker: KitBroker) -> None:
+async def test_the_agents_session_finds_nothing_to_complain_about(broker: KitBroker, tmp_path: Path) -> None:
     synced = asyncio.Event()
     got: list[bytes] = []
 
@@ -49,6 +50,7 @@ async def test_the_agents_session_finds_nothing_to_complain_about(broker: KitBro
         on_documents=take,  # type: ignore[arg-type]
         on_command=answer,
         on_synced=sync,
+        spool=tmp_path / "events.jsonl",
     )
     task = asyncio.create_task(session.run())
     try:

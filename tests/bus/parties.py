@@ -3,8 +3,10 @@
 import asyncio
 import json
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Literal
 
 from agent.bus.connection import Connection
@@ -32,8 +34,11 @@ def settings(broker: Broker, **changes: object) -> BrokerSettings:
 class Agent:
     """A session whose handlers write down what they got, and do as told."""
 
-    def __init__(self, broker: BrokerSettings, *, groups: Sequence[str] = (), spool: int = 100) -> None:
+    def __init__(
+        self, broker: BrokerSettings, *, groups: Sequence[str] = (), room: int = 100, spool: Path | None = None
+    ) -> None:
         self.name = secrets.token_hex(4)
+        self.scratch = Path(tempfile.gettempdir()) / f"tapster-{self.name}.jsonl"
         self.documents: list[Message] = []
         self.batches = 0
         self.synced = 0
@@ -49,7 +54,8 @@ class Agent:
             on_documents=self._take,
             on_command=self._answer,
             on_synced=self._sync,
-            spool=spool,
+            spool=spool or self.scratch,
+            room=room,
         )
 
     def _birth(self, state: Literal["online", "offline", "lost"]) -> bytes:
@@ -84,6 +90,7 @@ async def running(agent: Agent) -> AsyncIterator[Agent]:
     finally:
         task.cancel()
         await asyncio.wait((task,), timeout=10)
+        agent.scratch.unlink(missing_ok=True)
         assert task.cancelled(), task
 
 

@@ -6,7 +6,7 @@ from agent.bus.outbox import Outbox
 
 
 async def test_events_go_out_with_the_state_that_comes_of_them() -> None:
-    outbox = Outbox(spool=10)
+    outbox = Outbox(room=10)
     outbox.append("events/disk", b"1")
     taker = asyncio.create_task(outbox.batch(100))
     await asyncio.sleep(0)
@@ -18,13 +18,13 @@ async def test_events_go_out_with_the_state_that_comes_of_them() -> None:
 
 
 async def test_an_event_that_no_state_follows_goes_out_by_itself() -> None:
-    outbox = Outbox(spool=10)
+    outbox = Outbox(room=10)
     outbox.append("events/host", b"1")
     assert [one.payload for one in await outbox.batch(100)] == [b"1"]
 
 
 async def test_last_words_wait_for_nothing() -> None:
-    outbox = Outbox(spool=10)
+    outbox = Outbox(room=10)
     outbox.append("events/host", b"1")
     outbox.hurry()
     taker = asyncio.create_task(outbox.batch(100))

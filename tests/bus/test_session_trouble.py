@@ -21,7 +21,7 @@ def broker() -> Iterator[Broker]:
 
 async def test_what_is_published_without_a_broker_is_delivered_in_order_afterwards(broker: Broker) -> None:
     broker.stop()
-    agent = Agent(settings(broker), spool=300)
+    agent = Agent(settings(broker), room=300)
     async with running(agent):
         await until(lambda: agent.session.trouble)
         for number in range(400):
@@ -37,7 +37,7 @@ async def test_what_is_published_without_a_broker_is_delivered_in_order_afterwar
 
 
 async def test_nothing_published_is_lost_when_the_broker_is_killed_again_and_again(broker: Broker) -> None:
-    agent = Agent(settings(broker), spool=10_000)
+    agent = Agent(settings(broker), room=10_000)
     async with running(agent):
         await until(lambda: agent.synced)
         for number in range(3000):

@@ -127,14 +127,20 @@ def test_a_stopped_broker_holds_up_no_disk(own: tuple[Bench, Broker]) -> None:
     host.until_phase("vm1", "vda", "Up")
 
 
-def test_the_agent_stops_at_once_without_a_broker(own: tuple[Bench, Broker]) -> None:
+def test_the_agent_stops_at_once_without_a_broker_and_the_next_one_tells_of_it(own: tuple[Bench, Broker]) -> None:
     host, broker = own
     host.push_disks("vm1", loop_disk("vda", host.image("a.img")))
     host.until_guest("vm1", "Up")
     broker.stop(signal.SIGKILL)
     assert host.stop() == 0
     assert len(host.loops()) == 1
+    host.messages.clear()
     broker.start()
+    host.push_disks("vm2", loop_disk("vda", host.image("b.img")))  # waits until the broker is there for the operator
+    host.start()
+    host.until_guest("vm2", "Up")
+    told = [event["type"] for event in host.events("tapster.host")]
+    assert told[:3] == ["tapster.host.stopping", "tapster.host.started", "tapster.host.synced"]
 
 
 def test_what_was_published_while_the_agent_was_away_counts_when_it_is_back(own: tuple[Bench, Broker]) -> None:
