@@ -35,10 +35,14 @@ def _text_if_there(file: Path) -> str:
 
 
 def storage_daemons() -> Iterator[tuple[int, str]]:
-    """Every storage daemon of the host with its command line; one that has ended and waits to be reaped has none."""
+    """Every storage daemon of the host with its command line and the names of its open files.
+
+    One that has ended and waits to be reaped has none. One behind nbd has all as descriptors and names nothing.
+    """
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
                 if words.startswith("qemu-storage-daemon"):
-                    yield int(entry.name), words
+                    files = (str(link.readlink()) for link in (entry / "fd").iterdir())
+                    yield int(entry.name), " ".join([words, *files])

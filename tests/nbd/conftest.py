@@ -1,4 +1,4 @@
-"""A host whose taps have nbd devices. Where the kernel has none, tests/vm runs these tests in a machine of its own."""
+"""A host whose taps have nbd devices. Where the kernel has none, tests/system/test_real_kernel.py takes another one."""
 
 from collections.abc import Iterator
 from pathlib import Path

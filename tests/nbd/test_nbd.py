@@ -42,7 +42,7 @@ class Writer(threading.Thread):
     """Writes random blocks past the cache, remembers each, and reads them back; the first error ends it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(daemon=True)  # a test that fails leaves it running
         self.error: OSError | AssertionError | None = None
         self.writes = 0
         self.going = True

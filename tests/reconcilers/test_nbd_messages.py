@@ -36,10 +36,11 @@ def test_a_connect_says_all_that_the_kernel_wants() -> None:
     assert found[2] == struct.pack("=Q", 1 << 41)
     assert found[3] == struct.pack("=Q", 4096)
     assert found[5] == struct.pack("=Q", 0x6D)
+    assert found[6] == struct.pack("=Q", 1)  # NBD_CFLAG_DESTROY_ON_DISCONNECT
     assert found[8] == struct.pack("=Q", 300)
     assert found[10] == b"tapster:0123:4567:vm1/vda\0"
     assert attributes(attributes(found[7 | 0x8000])[1 | 0x8000]) == {1: struct.pack("=I", 7)}
-    assert found.keys() == {2, 3, 5, 8, 10, 7 | 0x8000}, "above all no request timeout (4) and no number (1)"
+    assert found.keys() == {2, 3, 5, 6, 8, 10, 7 | 0x8000}, "above all no request timeout (4) and no number (1)"
 
 
 def test_changes_name_the_device_and_its_mark() -> None:

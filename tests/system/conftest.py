@@ -46,7 +46,7 @@ def base_root() -> Path:
     """A Debian with a systemd and without tapster."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         pytest.skip(f"{', '.join(missing)} not installed: run deploy/test --system once")
-    return _made("deploy/lib/make-root", "container") / "root"
+    return _made("deploy/lib/make-root") / "root"
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ _INDEX, _SIZE, _BLOCK_SIZE, _SERVER_FLAGS, _CLIENT_FLAGS, _SOCKETS, _DEAD_CONN_T
 )
 _SOCK_ITEM, _SOCK_FD = 1, 1
 
-_DISCONNECT_ON_CLOSE = 2  # NBD_CFLAG_DISCONNECT_ON_CLOSE
+_DESTROY_ON_DISCONNECT, _DISCONNECT_ON_CLOSE = 1, 2  # NBD_CFLAG_*
 
 Attributes = list[tuple[int, bytes]]
 
@@ -63,7 +63,9 @@ def get_family(sequence: int) -> bytes:
 
 
 def connect(family: int, sequence: int, connection: Connection) -> bytes:
-    """Make a device of any free number.
+    """Make a device of any free number, which goes with its server.
+
+    One that stayed would keep its sequence number (`diskseq`) and be taken for the disk that it was before.
 
     There is no request timeout on purpose. With one, the kernel would send a write again to a server that is merely
     slow, and the older copy could then overtake a newer write.
@@ -72,6 +74,7 @@ def connect(family: int, sequence: int, connection: Connection) -> bytes:
         (_SIZE, _u64(connection.size_bytes)),
         (_BLOCK_SIZE, _u64(connection.block_size)),
         (_SERVER_FLAGS, _u64(connection.flags)),
+        (_CLIENT_FLAGS, _u64(_DESTROY_ON_DISCONNECT)),
         (_DEAD_CONN_TIMEOUT, _u64(connection.grace)),
         (_BACKEND, connection.backend.encode() + b"\0"),
         (_SOCKETS | _NESTED, _socket(connection.socket_fd)),
@@ -87,8 +90,8 @@ def reconnect(family: int, sequence: int, index: int, backend: str, socket_fd: i
 
 def disconnect_on_close(family: int, sequence: int, index: int, backend: str, *, on: bool) -> bytes:
     """Have a device go when its last user lets go of it, or not."""
-    flags = (_CLIENT_FLAGS, _u64(_DISCONNECT_ON_CLOSE if on else 0))
-    return _message(family, RECONFIGURE, sequence, [*_device(index, backend), flags])
+    flags = _DESTROY_ON_DISCONNECT | (_DISCONNECT_ON_CLOSE if on else 0)
+    return _message(family, RECONFIGURE, sequence, [*_device(index, backend), (_CLIENT_FLAGS, _u64(flags))])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,156 @@
+"""A Debian with its own kernel under qemu's emulation: what this host's kernel lacks, or nspawn does not enforce.
+
+Its disk is made anew from the layers that nspawn boots too, with the checkout and the Python packages of this run in
+it. Once it has booted, a unit runs pytest there; out come the lines on the serial console.
+"""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.system.machine import CHECKOUT
+
+BOOT_SECONDS = 840
+"""Until a machine counts as stuck. It takes some minutes to do its work, on two slow processors more."""
+
+_LEFT_OUT = shutil.ignore_patterns(
+    "atheris*", "mypy*", "ruff*", "pip*", "setuptools*", "hatchling*", "__editable__*", "*.pth", ".cache"
+)
+_PARTS = ("agent", "reconcilers", "tests", "deploy", "systemd")
+
+# The default target is the graphical one, so the tests begin when all is up that starts by itself.
+_UNIT = """\
+[Unit]
+Description=The tests
+After=multi-user.target
+
+[Service]
+Type=oneshot
+WorkingDirectory=/opt/checkout
+Environment=HOME=/root CI=1 PYTHONPATH=/opt/checkout:/opt/packages
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+ExecStart=/usr/bin/python3 -m pytest -v --durations=8 --color=no -p no:cacheprovider {tests}
+ExecStopPost=/bin/sh -c 'echo "VM-END rc=$EXIT_STATUS" >/dev/ttyS0; systemctl poweroff --force --force'
+"""
+
+
+def run_tests(layers: Sequence[Path], work: Path, tests: Sequence[str], tell: Callable[[str], None]) -> int:
+    """Boot, run tests and switch off.
+
+    Args:
+        layers: Root file systems, the uppermost first; the last one has the kernel.
+        work: A folder for the machine's own files.
+        tests: As pytest takes them, below the checkout.
+        tell: Gets each line that the machine prints, at once.
+
+    Returns:
+        pytest's exit status, or -1 if it never said so.
+    """
+    disk = _make_disk(layers, work, " ".join(tests))
+    ended = [
+        int(found[1])
+        for line in _boot(layers[-1] / "boot", disk, work / "console", tell)
+        if (found := re.search(r"VM-END rc=(\d+)", line))
+    ]
+    return ended[-1] if ended else -1
+
+
+def _make_disk(layers: Sequence[Path], work: Path, tests: str) -> Path:
+    disk = work / "disk"
+    with _laid_over(layers, work) as root:
+        (root / "etc/tmpfiles.d/loop-nodes.conf").unlink()  # here /dev is the kernel's own
+        for part in _PARTS:
+            shutil.copytree(CHECKOUT / part, root / "opt/checkout" / part, ignore=_LEFT_OUT)
+        shutil.copy(CHECKOUT / "pyproject.toml", root / "opt/checkout")
+        shutil.copytree(sysconfig.get_path("purelib"), root / "opt/packages", ignore=_LEFT_OUT)
+        subprocess.run([sys.executable, "-m", "compileall", "-q", root / "opt/checkout"], check=True)
+        (root / "etc/tapster-test-machine").touch()
+        units = root / "etc/systemd/system"
+        (units / "tests.service").write_text(_UNIT.format(tests=tests))
+        (units / "graphical.target.wants").mkdir(exist_ok=True)
+        (units / "graphical.target.wants/tests.service").symlink_to("../tests.service")
+        with disk.open("wb") as file:
+            file.truncate(3 << 30)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, disk], check=True)
+    return disk
+
+
+@contextmanager
+def _laid_over(layers: Sequence[Path], work: Path) -> Iterator[Path]:
+    """A writable layer over the others, as one folder."""
+    root, upper, scratch = work / "root", work / "upper", work / "scratch"
+    for part in (root, upper, scratch):
+        part.mkdir()
+    options = f"lowerdir={':'.join(map(str, layers))},upperdir={upper},workdir={scratch}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def _boot(boot: Path, disk: Path, console: Path, tell: Callable[[str], None]) -> Iterator[str]:
+    """Each line on the console until the machine is off."""
+    (kernel,), (initrd,) = boot.glob("vmlinuz-*"), boot.glob("initrd.img-*")
+    options = (
+        "root=/dev/vda rw console=ttyS0 panic=-1 quiet mitigations=off nokaslr random.trust_cpu=on "
+        "systemd.show_status=no"
+    )
+    console.touch()
+    # Linux patches its own code at boot: with two processors QEMU 7.2 sometimes loses that race, and what of the
+    # newest processors it can't emulate in full is left out.
+    machine = subprocess.Popen(
+        [
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-la57", "-smp", "1", "-m", "2048"),
+            *(
+                "-nodefaults",
+                "-no-reboot",
+                "-display",
+                "none",
+                "-kernel",
+                kernel,
+                "-initrd",
+                initrd,
+                "-append",
+                options,
+            ),
+            *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
+            *("-object", "rng-random,filename=/dev/urandom,id=r0", "-device", "virtio-rng-pci,rng=r0"),
+            *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + BOOT_SECONDS
+    try:
+        with console.open(errors="replace", newline="\n") as output:
+            line, running = "", True
+            while running:
+                running = machine.poll() is None
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"the machine was not done within {BOOT_SECONDS} s")
+                while part := output.readline():
+                    line += part
+                    if line.endswith("\n"):
+                        tell(line.rstrip())
+                        yield line
+                        line = ""
+                time.sleep(0.1)
+    finally:
+        machine.kill()
+        machine.wait()
+
+
+def missing() -> str | None:
+    """What this machine lacks to boot another."""
+    if platform.machine() != "x86_64":
+        return "processor that the emulated one is like"
+    return None if shutil.which("qemu-system-x86_64") else "qemu-system-x86_64; run deploy/test --vm once"
