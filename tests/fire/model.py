@@ -107,7 +107,8 @@ class Model:
 
     def _wrong_files(self, seen: Seen) -> Iterator[str]:
         taps = {disk for disk, device in seen.devices.items() if device.tap}
-        if seen.taps != taps or seen.mounts != len(taps):
+        # The mount of a server that was killed goes with its jail, and stays where there is none.
+        if seen.taps != taps or not len(seen.servers) <= seen.mounts <= len(taps):
             yield f"tap folders {seen.taps} and {seen.mounts} mounts for the taps {taps}"
         if alive := seen.servers.keys() - taps:
             yield f"servers without a device: {alive}"
