@@ -131,7 +131,9 @@ class Connection(aiomqtt.Client):
         try:
             await super().__aenter__()
         except BaseException:
-            # aiomqtt leaves the socket open, and a broker that answers late would let it take over the session.
+            # aiomqtt leaves the socket open, and a broker that answers late would let it take over the session. At its
+            # end aiomqtt asks this future for an error, which one that was cancelled does not take.
+            self._connected = self._loop.create_future()
             self._client.disconnect()
             raise
         if isinstance(opened := self._client.socket(), socket.socket):

@@ -46,16 +46,19 @@ class Operator:
 
     async def retained(self, *filters: str) -> list[Message]:
         """Everything retained under the filters, each topic once and as it is now; `message` goes on with changes."""
+        found = {message.topic: message async for message in self.arriving(*filters)}
+        return [message for message in found.values() if message.payload]
+
+    async def arriving(self, *filters: str) -> AsyncIterator[Message]:
+        """As `retained`, each message as it arrives: changes meanwhile, too, of which an empty one takes away."""
         nonce = secrets.token_hex(8).encode()
         await self._connection.follow([*filters, self._sync])
         await self._connection.deliver(self._sync, nonce)
-        found: dict[str, Message] = {}
         while (message := await self.message(QUIET_SECONDS)) is not None:
             if message.topic == self._sync and message.payload == nonce:
-                return [message for message in found.values() if message.payload]
-            found[message.topic] = message
+                return
+            yield message
         self.complete = False
-        return [message for message in found.values() if message.payload]
 
     async def message(self, seconds: float | None = None) -> Message | None:
         """The next message, or None if there is none for so many seconds."""

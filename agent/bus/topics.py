@@ -175,6 +175,16 @@ class FleetTopics:
         """Filter: what happens on all hosts."""
         return f"{self.prefix}/hosts/+/events/+"
 
+    @property
+    def every_desired(self) -> str:
+        """Filter: the desired documents of all hosts."""
+        return f"{self.prefix}/hosts/+/desired/guests/+"
+
+    @property
+    def every_group_desired(self) -> str:
+        """Filter: the desired documents of all groups."""
+        return f"{self.prefix}/groups/+/desired/guests/+"
+
     def desired_anywhere(self, guest: str) -> str:
         """Filter: the desired documents of one guest for single hosts."""
         return f"{self.prefix}/hosts/+/desired/guests/{_guest(guest)}"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agent.cli import fleet_commands, rollout_commands, trust_commands
+from agent.cli import completion, fleet_commands, rollout_commands, trust_commands
 from agent.cli.options import Config, Files, Host, Output, settings_from
 
 app = typer.Typer(
@@ -52,7 +52,10 @@ def render(
     to: Annotated[
         Literal["libvirt", "xl", "qemu", "cloud-hypervisor", "firecracker"], typer.Option(help="The hypervisor.")
     ],
-    guest: Annotated[str | None, typer.Option(help="Take its definition from the bus.", show_default=False)] = None,
+    guest: Annotated[
+        str | None,
+        typer.Option(help="Take its definition from the bus.", show_default=False, autocompletion=completion.guests),
+    ] = None,
     host: Host = None,
     config: Config = None,
 ) -> None:

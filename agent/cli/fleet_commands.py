@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from agent.cli import completion
 from agent.cli.options import (
     Config,
     Every,
@@ -30,7 +31,9 @@ Generation = Annotated[
     typer.Option(min=0, help="Of the documents; one more than the last by default.", show_default=False),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Until every disk is as desired.")]
-Guest = Annotated[str | None, typer.Argument(help="Only this guest.", show_default=False)]
+Guest = Annotated[
+    str | None, typer.Argument(help="Only this guest.", show_default=False, autocompletion=completion.guests)
+]
 
 
 @app.command()
@@ -63,7 +66,10 @@ def push(
     selector: Labels = None,
     group: Group = None,
     every: Every = False,
-    absent: Annotated[str | None, typer.Option(help="The same as `tapster absent`.", show_default=False)] = None,
+    absent: Annotated[
+        str | None,
+        typer.Option(help="The same as `tapster absent`.", show_default=False, autocompletion=completion.guests),
+    ] = None,
     template: Template = False,
     generation: Generation = None,
     sign: Sign = None,
@@ -101,7 +107,7 @@ def push(
 
 @app.command()
 def absent(
-    guests: Annotated[list[str], typer.Argument(help="Guests.")],
+    guests: Annotated[list[str], typer.Argument(help="Guests.", autocompletion=completion.guests)],
     *,
     host: Hosts = None,
     selector: Labels = None,
@@ -168,7 +174,10 @@ def status(
 @app.command()
 def get(
     kind: Annotated[str, typer.Argument(metavar="guests|disks|hosts", help="What to show.")],
-    names: Annotated[list[str] | None, typer.Argument(help="Only these; for disks, of these guests.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these; for disks, of these guests.", autocompletion=completion.named),
+    ] = None,
     *,
     host: Hosts = None,
     selector: Labels = None,
@@ -192,7 +201,7 @@ def get(
 @app.command()
 def describe(
     kind: Annotated[Literal["host", "guest"], typer.Argument(help="What it is.")],
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    name: Annotated[str, typer.Argument(help="Its name.", autocompletion=completion.named)],
     *,
     host: Hosts = None,
     selector: Labels = None,
@@ -210,7 +219,10 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show them as they happen. Ctrl-C ends it.")] = False,
     host: Hosts = None,
     selector: Labels = None,
-    guest: Annotated[str | None, typer.Option(help="Only about this guest.", show_default=False)] = None,
+    guest: Annotated[
+        str | None,
+        typer.Option(help="Only about this guest.", show_default=False, autocompletion=completion.guests),
+    ] = None,
     kind: Annotated[
         list[str] | None, typer.Option("--type", help="Only of this type, e.g. 'disk.*'.", show_default=False)
     ] = None,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from agent.cli import completion
+
 if TYPE_CHECKING:
     from agent.fleet.targets import Selection
     from agent.settings import Settings
@@ -15,9 +17,15 @@ if TYPE_CHECKING:
 Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file.", show_default=False)]
 Files = Annotated[list[Path], typer.Argument(help="Guest definitions; - is standard input.")]
-Host = Annotated[str | None, typer.Option("--host", help="The host; this one by default.", show_default=False)]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", help="The host; this one by default.", show_default=False, autocompletion=completion.hosts),
+]
 
-Hosts = Annotated[list[str] | None, typer.Option("--host", help="A host; may be given again.", show_default=False)]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option("--host", help="A host; may be given again.", show_default=False, autocompletion=completion.hosts),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--selector", "-l", help="Hosts with these labels: site=ams,rack!=12.", show_default=False),
@@ -25,7 +33,11 @@ Labels = Annotated[
 Every = Annotated[bool, typer.Option("--all", help="Every host that is in the fleet now.")]
 Group = Annotated[
     str | None,
-    typer.Option(help="A group's standing documents; hosts that join later get them too.", show_default=False),
+    typer.Option(
+        help="A group's standing documents; hosts that join later get them too.",
+        show_default=False,
+        autocompletion=completion.groups,
+    ),
 ]
 Template = Annotated[bool, typer.Option("--template", help="Fill {host} and labels into the sources' paths.")]
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]

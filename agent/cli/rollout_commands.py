@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agent.cli import completion
 from agent.cli.options import (
     Config,
     Every,
@@ -47,7 +48,10 @@ app = typer.Typer(
 def start(
     file: Annotated[Path | None, typer.Argument(help="A guest's definition; - is standard input.")] = None,
     *,
-    absent: Annotated[str | None, typer.Option(help="Take this guest's disks down.", show_default=False)] = None,
+    absent: Annotated[
+        str | None,
+        typer.Option(help="Take this guest's disks down.", show_default=False, autocompletion=completion.guests),
+    ] = None,
     host: Hosts = None,
     selector: Labels = None,
     every: Every = False,

@@ -1,0 +1,77 @@
+"""The names that a fleet knows, for a person who has pressed the tab key and waits.
+
+So there is a short limit to it all, what has arrived until then counts, and where there is no broker there is nothing,
+without a word: a shell would write it into the line that is being typed.
+"""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from agent.bus.message import Message
+from agent.bus.operator import BusError, operator
+from agent.bus.topics import NAME, AgentTopic, DesiredTopic, FleetTopics, Topic, TopicError
+from agent.settings import SettingsError, load
+from reconcilers.spec import GUEST_NAME
+
+Kind = Literal["host", "group", "guest"]
+
+BUS_SECONDS = 1.0
+"""How long the bus may take."""
+
+ALL_SECONDS = 3.0
+"""After this the process ends: a name server that does not answer would have a thread keep it."""
+
+
+def names_on_bus(kind: Kind, *, config: Path | None, hosts: Sequence[str]) -> list[str]:
+    """Names of one kind, sorted. To be called by a process that does nothing else: it may be ended.
+
+    Args:
+        kind: Of what.
+        config: The settings file; None for the usual one.
+        hosts: Only guests of these hosts, and of groups.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.setitimer(signal.ITIMER_REAL, ALL_SECONDS)
+    found = set[str]()
+    with suppress(BusError, TopicError, SettingsError, TimeoutError):
+        asyncio.run(_gather(kind, config, hosts, found))
+    return sorted(found)
+
+
+async def _gather(kind: Kind, config: Path | None, hosts: Sequence[str], found: set[str]) -> None:
+    settings = load(config)
+    patience = settings.broker.model_copy(update={"connect_timeout": BUS_SECONDS})
+    async with asyncio.timeout(BUS_SECONDS), operator(settings.model_copy(update={"broker": patience})) as op:
+        async for message in op.arriving(*_filters(kind, op.topics, hosts)):
+            with suppress(ValueError, AttributeError, TypeError):  # what anybody may have published there
+                found.update(_names(kind, message, op.topics.parse(message.topic)))
+
+
+def _filters(kind: Kind, topics: FleetTopics, hosts: Sequence[str]) -> list[str]:
+    match kind:
+        case "host":
+            return [topics.every_agent]
+        case "group":
+            return [topics.every_agent, topics.every_group_desired]
+        case "guest":
+            of_hosts = [topics.of(host).desired_filter for host in hosts] or [topics.every_desired]
+            return [*of_hosts, topics.every_group_desired]
+
+
+def _names(kind: Kind, message: Message, topic: Topic) -> Iterator[str]:
+    """The names in a message that are well-formed: a shell reads them."""
+    match kind, topic:
+        case "host", AgentTopic(host):
+            yield host
+        case "group", AgentTopic():
+            yield from filter(NAME.fullmatch, json.loads(message.payload).get("groups", ()))
+        case "group", DesiredTopic(scope):
+            yield scope.name
+        case "guest", DesiredTopic(guest=guest) if GUEST_NAME.fullmatch(guest):
+            yield guest
