@@ -208,9 +208,9 @@ class BlktapSettings(Section):
         "needs, is passed over. None: no blktap disks.",
     )
     devices: Annotated[tuple[TapDevice, ...], BeforeValidator(from_commas)] = Field(
-        (DeviceKind.FUSE_LOOP,),
+        (DeviceKind.NBD, DeviceKind.FUSE_LOOP),
         description="How a block device is made of what a server exports, the preferred first; what the host lacks is "
-        "passed over. nbd is new and has to be asked for.",
+        "passed over. Only over nbd a guest is spared the death of a server; it needs the module, with max_part=0.",
     )
     nbd_grace: WholeSeconds = Field(
         300,

@@ -75,7 +75,10 @@ class Tune:
 
 @dataclass(frozen=True, slots=True)
 class Revive:
-    """Its server is gone and its requests wait: start another one behind the same device."""
+    """Its server is gone, or sees less of its image than there is: put another one behind the same device.
+
+    Requests wait meanwhile.
+    """
 
     spec: DiskSpec
     attached: Attached
@@ -270,9 +273,7 @@ def _plan_image(desired: DiskSpec, source: Source, attached: Attached) -> Step:
     up = 0 if desired.backend is Backend.LOOP else SECTOR - 1  # a server fills the last sector up, the kernel leaves it
     sectors = (size + up) // SECTOR * SECTOR
     if sectors - attached.size_bytes >= attached.logical_block_size:
-        if _grows_online(attached):
-            return Grow(attached, size)
-        return Replace(desired, attached, "its image has grown, and what serves it notices that only when it starts")
+        return _plan_grown(desired, attached, size)
     if sectors < attached.size_bytes:
         message = (
             f"the image {desired.source} shrank to {size} bytes under a device of {attached.size_bytes}; reads beyond "
@@ -282,9 +283,13 @@ def _plan_image(desired: DiskSpec, source: Source, attached: Attached) -> Step:
     return Nothing(Reason.AS_DESIRED)
 
 
-def _grows_online(attached: Attached) -> bool:
-    """Tapdisk knows one size for its whole life, and so does an NBD export; a FUSE export grows by a kind of write."""
-    if attached.tap is None:
-        return True
-    ways = (attached.tap.server, attached.tap.device)
-    return ways == (ServerKind.STORAGE_DAEMON, DeviceKind.FUSE_LOOP) and not attached.read_only
+def _plan_grown(desired: DiskSpec, attached: Attached, size: int) -> Step:
+    """A FUSE export grows by a kind of write, and an NBD export with its server alone, as all of a tapdisk does."""
+    match attached.tap and (attached.tap.server, attached.tap.device):
+        case ServerKind.STORAGE_DAEMON, DeviceKind.NBD:
+            return Revive(desired, attached)
+        case ServerKind.STORAGE_DAEMON, DeviceKind.FUSE_LOOP if not attached.read_only:
+            return Grow(attached, size)
+        case None:
+            return Grow(attached, size)
+    return Replace(desired, attached, "its image has grown, and what serves it notices that only when it starts")

@@ -5,11 +5,14 @@ import os
 import platform
 import re
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.doctor.finding import Finding, Findings, ok, problem, warning
 from agent.settings import Settings
 from reconcilers.abilities import HostAbilities, probe
+from reconcilers.blktap.abilities import why_no_device
+from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.loop import control
 from reconcilers.spec import Backend
 
@@ -43,6 +46,7 @@ async def machine(settings: Settings, agent_pid: int | None) -> list[Finding]:
     return [
         *_kernel(),
         *_backends(abilities),
+        *_devices(settings.blktap.devices),
         *_loop_numbers(),
         *_asynchronous_io(),
         *_open_files(agent_pid),
@@ -71,6 +75,14 @@ def _backends(abilities: HostAbilities) -> Findings:
             yield ok(backend, "can be used")
     for server in abilities.taps.servers.values():
         yield ok("server", f"{server.version}; opens {', '.join(sorted(server.formats))}")
+
+
+def _devices(wanted: Iterable[DeviceKind]) -> Findings:
+    for kind in wanted:
+        if why := why_no_device(kind):
+            yield warning("device", f"no {kind}: {why}", "do what the message says, or leave it out of blktap.devices")
+        else:
+            yield ok("device", f"{kind} can be used")
 
 
 def _loop_numbers() -> Findings:

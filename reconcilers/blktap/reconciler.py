@@ -145,14 +145,14 @@ class BlktapReconciler:
         return checked.verdict.warning
 
     async def revive(self, spec: DiskSpec, pin: Pin) -> None:
-        """Start another server behind a device whose requests wait for one.
+        """Start another server behind a device whose requests wait for one, or do once its server was stopped.
 
         The device stays whatever goes wrong, and its requests wait on.
         """
         self._crashes.refuse_too_soon(spec.key)
         tap = TapFolder.of(self._taps, spec.key)
+        await self._stop(tap, spec.key)  # with it go the image's locks
         async with claimed_source(spec, pin, None) as checked:
-            await self._server(tap).stop(tap, within=self._patience)  # what the last one has left
             await asyncio.to_thread(self._renew, tap, checked)
             await self._server(tap).spawn(tap, _descriptors(checked), within=self._patience)
         self._watch(spec.key, await asyncio.to_thread(tap.process_ids))
@@ -185,12 +185,16 @@ class BlktapReconciler:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
         await asyncio.to_thread(self._unbind, key)
         tap = TapFolder.of(self._taps, key)
+        await self._stop(tap, key)
+        await asyncio.to_thread(tap.remove)
+
+    async def _stop(self, tap: TapFolder, key: DiskKey) -> None:
+        """End a server, or clear away what is left of one. That it ends is no news, nor is what it says then."""
         if watch := self._watches.get(key):
-            watch.events.close()  # what it says at its end is no news
+            watch.events.close()
         self._ending.add(key)
         try:
             await self._server(tap).stop(tap, within=self._patience)
-            await asyncio.to_thread(tap.remove)
         finally:
             self._ending.discard(key)
 

@@ -122,6 +122,26 @@ def test_a_guest_notices_nothing_but_a_pause_when_servers_die(nbd_bench: Bench) 
     take_down(bench)
 
 
+def test_a_disk_grows_under_its_guest(nbd_bench: Bench) -> None:
+    bench, image = nbd_bench, nbd_bench.image("a.img", BLOCK * BLOCKS)
+    device = bring_up(bench, "aio", image)
+    before = bench.disk("vm1", "vda")
+    writer = Writer(bench.stable("vm1", "vda"))
+    writer.start()
+    writer.wait_for_more(bench)
+    with image.open("r+b") as file:
+        file.truncate(2 * BLOCK * BLOCKS)
+    bench.until(lambda: bench.disk("vm1", "vda")["size_bytes"] == 2 * BLOCK * BLOCKS or writer.error)
+    writer.wait_for_more(bench)
+    writer.stop()
+    after = bench.until_phase("vm1", "vda", "Up")
+    assert (after["device_path"], after["diskseq"]) == (device, before["diskseq"])
+    assert not list((bench.runtime / "outages").glob("*"))
+    with bench.stable("vm1", "vda").open("r+b", buffering=0) as disk:
+        os.pwrite(disk.fileno(), b"x" * BLOCK, BLOCK * (2 * BLOCKS - 1))
+    take_down(bench)
+
+
 def test_a_qcow2_that_lost_its_server_tells_its_guest(nbd_bench: Bench) -> None:
     """What the server had in its tables is lost with it, so going on as if nothing had been would be a lie."""
     bench = nbd_bench

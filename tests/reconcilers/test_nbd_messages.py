@@ -46,6 +46,7 @@ def test_a_connect_says_all_that_the_kernel_wants() -> None:
 def test_changes_name_the_device_and_its_mark() -> None:
     for message, more in (
         (messages.reconnect(0x1D, 5, 3, "mark", 9), 7 | 0x8000),
+        (messages.resize(0x1D, 5, 3, "mark", 1 << 30), 2),
         (messages.disconnect_on_close(0x1D, 5, 3, "mark", on=True), 6),
     ):
         assert message[16] == 3  # NBD_CMD_RECONFIGURE

@@ -1,4 +1,4 @@
-"""The nbd driver, by netlink and sysfs: connect, find, reconnect, try to disconnect.
+"""The nbd driver, by netlink and sysfs: connect, find, reconnect, grow, try to disconnect.
 
 A device made by netlink lives on its own: the kernel holds the socket, and no process of ours has to stay.
 """
@@ -147,6 +147,19 @@ def reconnect(netlink: Netlink, device: NbdDevice, socket_fd: int) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def resize(netlink: Netlink, device: NbdDevice, size_bytes: int) -> None:
+    """Give a device another size, online.
+
+    Raises:
+        DiskError: KernelError.
+    """
+    mark = bytes(device.tag).decode()
+    try:
+        netlink.ask(lambda family, sequence: messages.resize(family, sequence, device.index, mark, size_bytes))
+    except OSError as error:
+        raise _refused(f"did not resize {device.path}", error) from error
 
 
 def try_disconnect(netlink: Netlink, device: NbdDevice) -> bool:

@@ -42,11 +42,13 @@ class NbdDevices:
         self._grace = grace
         self._netlink = Netlink()
         self._indices: dict[str, int] = {}
+        self._surveyed = False
 
     def survey(self) -> dict[str, NbdDevice]:
         """Look at every nbd device of the host; those of this instance, by the id of their disk."""
         ours = {one.tag.disk: one for one in control.devices() if one.tag.instance == self._instance}
         self._indices |= {disk: one.index for disk, one in ours.items()}
+        self._surveyed = True
         return ours
 
     def find(self, key: DiskKey) -> BlockNode | None:
@@ -61,7 +63,7 @@ class NbdDevices:
         return next((disk for disk, number in list(self._indices.items()) if number == index), None)
 
     def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
-        """See `TapDevice`. A device that waits for a server is given this one."""
+        """See `TapDevice`. A device that waits for a server is given this one, and grows with what it serves."""
         record = tap.record()
         if record is None:
             raise AssertionError(f"the tap folder {tap.path} has no record")
@@ -70,13 +72,8 @@ class NbdDevices:
         with client:
             if device is None:
                 device = self._connect(spec, record, client.fileno(), export.size_bytes, export.flags)
-            elif export.size_bytes < control.facts(device)[0]:
-                message = (
-                    f"the server of {device.path} has {export.size_bytes} bytes now, which is less than the device"
-                )
-                raise DiskError(Reason.SERVER_FAILED, message)
             else:
-                control.reconnect(self._netlink, device, client.fileno())
+                self._reconnect(device, client.fileno(), export.size_bytes)
         tap.connected()
         return _node(device)
 
@@ -99,16 +96,31 @@ class NbdDevices:
             backend=bytes(tag).decode(),
             grace=self._grace if survives_its_server(record) else 0,
         )
-        index = control.connect(self._netlink, connection)
+        try:
+            index = control.connect(self._netlink, connection)
+        except DiskError:
+            self._surveyed = False  # it may be there nonetheless, if only the answer was lost
+            raise
         self._indices[tag.disk] = index
         return NbdDevice(index, tag)
 
+    def _reconnect(self, device: NbdDevice, fd: int, served: int) -> None:
+        """Put another server behind a device; one that serves more of an image that has grown grows the device."""
+        size, block_size, _ = control.facts(device)
+        if served < size:
+            message = f"the server of {device.path} has {served} bytes now, which is less than the device"
+            raise DiskError(Reason.SERVER_FAILED, message)
+        control.reconnect(self._netlink, device, fd)
+        if (grown := served // block_size * block_size) > size:
+            control.resize(self._netlink, device, grown)
+
     def _device(self, key: DiskKey) -> NbdDevice | None:
+        if not self._surveyed:  # once is enough, since nobody else makes devices with our mark
+            self.survey()
         index = self._indices.get(disk_id(key))
         device = control.describe(index) if index is not None else None
-        if device and (device.tag.instance, device.tag.disk) == (self._instance, disk_id(key)):
-            return device
-        return self.survey().get(disk_id(key))
+        is_its = device and (device.tag.instance, device.tag.disk) == (self._instance, disk_id(key))
+        return device if is_its else None
 
 
 def _node(device: NbdDevice) -> BlockNode:

@@ -88,6 +88,11 @@ def reconnect(family: int, sequence: int, index: int, backend: str, socket_fd: i
     return _message(family, RECONFIGURE, sequence, [*_device(index, backend), sockets])
 
 
+def resize(family: int, sequence: int, index: int, backend: str, size_bytes: int) -> bytes:
+    """Give a device another size."""
+    return _message(family, RECONFIGURE, sequence, [*_device(index, backend), (_SIZE, _u64(size_bytes))])
+
+
 def disconnect_on_close(family: int, sequence: int, index: int, backend: str, *, on: bool) -> bytes:
     """Have a device go when its last user lets go of it, or not."""
     flags = _DESTROY_ON_DISCONNECT | (_DISCONNECT_ON_CLOSE if on else 0)
