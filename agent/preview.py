@@ -18,7 +18,8 @@ class PlannedStep(Status):
 
     Attributes:
         target: The disk.
-        step: A word: nothing, keep, refuse, unlink, attach, adopt, grow, tune, replace or detach.
+        step: A word: nothing, keep, refuse, unlink, attach, adopt, grow, tune, quiesce, resume, revive,
+            replace or detach.
         reason: Why, in a word, where there is one.
         message: Why, in a sentence, where there is more to say.
     """

@@ -72,6 +72,19 @@ class TapFacts:
     flushes: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A disk is or was to be held still for somebody who copies its image.
+
+    Attributes:
+        until: When it goes on by itself, for people; None if it is to go on now.
+        held: It is: nothing is written to the image.
+    """
+
+    until: str | None
+    held: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
     """A disk that is there.
@@ -100,6 +113,8 @@ class Attached:
         server_answers: False only for a server that runs, has requests to do and does not react. What else is said
             here of such a disk is what was seen last, since asking its device would hang.
         damage: What the server found wrong with the image while it served it.
+        hold: There while somebody wants it held still, and until it goes on. Its size and its like are then what the
+            kernel knows, as its server can't be asked.
     """
 
     backend: Backend
@@ -122,6 +137,7 @@ class Attached:
     server_answers: bool = True
     below: tuple[tuple[Layer, FileId], ...] = ()
     damage: str | None = None
+    hold: Hold | None = None
 
     @property
     def serves(self) -> bool:

@@ -18,9 +18,10 @@ from typing import Self
 import structlog
 from asyncinotify import Event, Inotify, Mask, Watch
 
+from reconcilers.actual import Attached
 from reconcilers.errors import DiskError
 from reconcilers.pools import Pools, opened_below
-from reconcilers.spec import DiskKey
+from reconcilers.spec import Backend, DiskKey, Format
 from reconcilers.trigger import Trigger
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -45,6 +46,13 @@ class Writer(StrEnum):
 
     KERNEL = "kernel"
     SERVER = "server"
+
+    @classmethod
+    def of(cls, attached: Attached | None) -> "Writer | None":
+        """That of what is there; None if its size is another thing than the file's length."""
+        if attached is None or attached.format not in {Format.RAW, Format.AIO}:
+            return None
+        return cls.KERNEL if attached.backend is Backend.LOOP else cls.SERVER
 
 
 class FileEvents:

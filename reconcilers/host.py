@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import structlog
+
 from reconcilers.abilities import HostAbilities
 from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
@@ -22,6 +24,7 @@ from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents, Writer
+from reconcilers.holds import HoldEvents, HoldRequests
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.look import Look
 from reconcilers.loop.control import LoopDevice
@@ -34,8 +37,10 @@ from reconcilers.plan import (
     Grow,
     Keep,
     Nothing,
+    Quiesce,
     Refuse,
     Replace,
+    Resume,
     Revive,
     Step,
     Tune,
@@ -45,11 +50,13 @@ from reconcilers.plan import (
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import Pin, look_at, pinned
-from reconcilers.spec import Backend, DiskKey, DiskSpec, Format, Layer
+from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
 from reconcilers.trigger import Trigger
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 STALL_SECONDS = 5.0
 """How long a request may be in flight with nothing finished before its disk is looked at."""
@@ -99,15 +106,17 @@ class Host:
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, runtime)
+        self._requests = HoldRequests(runtime)
         self._nbd = NbdDevices(instance, grace=nbd_grace)
         self._loop = LoopReconciler(self._devices, self.paths)
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
             runtime / "taps",
             abilities.taps,
-            FuseLoop(self._devices),
-            self._nbd,
-            self.paths,
+            fuse_loop=FuseLoop(self._devices),
+            nbd=self._nbd,
+            paths=self.paths,
+            requests=self._requests,
             patience=server_patience,
             on_server_change=lambda key: on_change(key, Trigger.SERVER),
         )
@@ -148,7 +157,11 @@ class Host:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Be told by the kernel of what happens behind our back to devices and images, for the length of the block."""
-        with KernelEvents(self._device_changed), FileEvents(self._on_change, self._pools) as self._files:
+        with (
+            KernelEvents(self._device_changed),
+            HoldEvents(self._requests, lambda disk: self._tell(disk, Trigger.COMMAND)),
+            FileEvents(self._on_change, self._pools) as self._files,
+        ):
             yield
         self._files = None
 
@@ -157,8 +170,11 @@ class Host:
         by_kind: dict[str, LoopDevices | NbdDevices] = {"/dev/loop": self._devices, "/dev/nbd": self._nbd}
         devices = by_kind.get(kind)
         disk = devices.lost(int(node.removeprefix(kind))) if devices and node != kind else None
-        if disk in self._names:
-            self._on_change(self._names[disk], Trigger.KERNEL)
+        self._tell(disk, Trigger.KERNEL)
+
+    def _tell(self, disk: str | None, trigger: Trigger) -> None:
+        if key := self._names.get(disk or ""):
+            self._on_change(key, trigger)
 
     async def survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
         """Find everything that is ours on this host, whatever made it and when.
@@ -187,11 +203,15 @@ class Host:
         return recorded | {names[disk] for disk in devices.keys() & names.keys()}, orphans
 
     async def watch_stalls(self) -> NoReturn:
-        """Report, for ever, disks whose requests wait: nothing else happens to them that could be told of."""
+        """Report, for ever, disks whose requests wait, or that have been held for long enough: of neither is told."""
         stalls = StallWatch()
         while True:
             await asyncio.sleep(STALL_SECONDS)
-            devices = {key: one.device_path for key, one in list(self._seen.items()) if one.device_path}
+            seen = list(self._seen.items())
+            for key in [key for key, one in seen if one.hold and self._requests.until(key) is None]:
+                log.warning("nobody has let the disk go on in time, so the agent does", disk=str(key))
+                self._on_change(key, Trigger.COMMAND)
+            devices = {key: one.device_path for key, one in seen if one.device_path and not one.hold}
             for key in await asyncio.to_thread(stalls.look, devices):
                 self._suspects.add(key)
                 self._on_change(key, Trigger.SERVER)
@@ -264,7 +284,7 @@ class Host:
         attached = self._attached(key)
         stray_link = None if attached and attached.device_path else self.paths.read(key)
         if self._files:
-            self._files.follow(key, source_path, writer=_writer(attached))
+            self._files.follow(key, source_path, writer=Writer.of(attached))
         return Actual(_look(source_path, self._pools) if source_path else None, attached, stray_link)
 
     def _attached(self, key: DiskKey) -> Attached | None:
@@ -295,12 +315,8 @@ class Host:
             case Attach(spec):
                 async with self._pinned(spec) as pin:
                     return await self._backend(spec).attach(spec, pin)
-            case Adopt(spec, attached):
-                await self._by_backend[attached.backend].adopt(spec)
-            case Grow(attached, size_bytes):
-                await self._by_backend[attached.backend].grow(key, size_bytes)
-            case Tune(spec, attached):
-                await self._by_backend[attached.backend].tune(spec)
+            case Adopt() | Grow() | Tune() | Quiesce() | Resume():
+                await self._change(step, key)
             case Revive(spec, _):
                 async with self._pinned(spec) as pin:
                     await self._blktap.revive(spec, pin)
@@ -309,6 +325,20 @@ class Host:
             case Detach(attached):
                 await self._by_backend[attached.backend].detach(key)
         return None
+
+    async def _change(self, step: Adopt | Grow | Tune | Quiesce | Resume, key: DiskKey) -> None:
+        """Carry out a step under the disk's user."""
+        match step:
+            case Adopt(spec, attached):
+                await self._by_backend[attached.backend].adopt(spec)
+            case Grow(attached, size_bytes):
+                await self._by_backend[attached.backend].grow(key, size_bytes)
+            case Tune(spec, attached):
+                await self._by_backend[attached.backend].tune(spec)
+            case Quiesce():
+                await self._blktap.quiesce(key)
+            case Resume():
+                await self._blktap.resume(key)
 
     async def _replace(self, spec: DiskSpec, attached: Attached) -> str | None:
         replaced = self._by_backend[attached.backend]
@@ -360,13 +390,6 @@ class Host:
             )
             raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
         return self._by_backend[spec.backend]
-
-
-def _writer(attached: Attached | None) -> Writer | None:
-    """Who writes a file whose length is the size of the disk that is there."""
-    if attached is None or attached.format not in {Format.RAW, Format.AIO}:
-        return None
-    return Writer.KERNEL if attached.backend is Backend.LOOP else Writer.SERVER
 
 
 def _look(path: str, pools: Pools) -> Source | Fault:

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, replace
 
-from reconcilers.actual import SECTOR, Actual, Attached, Fault, Source, SourceKind
+from reconcilers.actual import SECTOR, Actual, Attached, Fault, Hold, Source, SourceKind
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.honour import possible
 from reconcilers.reason import Reason
@@ -74,6 +74,20 @@ class Tune:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiesce:
+    """Somebody wants to copy the image: flush everything, and keep the server from writing until further notice."""
+
+    attached: Attached
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let a disk go on that was held still."""
+
+    attached: Attached
+
+
+@dataclass(frozen=True, slots=True)
 class Revive:
     """Its server is gone, or sees less of its image than there is: put another one behind the same device.
 
@@ -100,7 +114,7 @@ class Detach:
     attached: Attached
 
 
-Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Tune | Revive | Replace | Detach
+Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Tune | Quiesce | Resume | Revive | Replace | Detach
 
 
 def plan(desired: DiskSpec | None, actual: Actual) -> Step:
@@ -110,8 +124,8 @@ def plan(desired: DiskSpec | None, actual: Actual) -> Step:
         desired: What should be; None if the disk should not be there.
         actual: What is, observed a moment ago.
     """
-    if actual.attached and not actual.attached.server_answers:
-        return Keep(Reason.SERVER_HUNG, _hung(actual.attached))
+    if actual.attached and (step := _plan_waiting(actual.attached)):
+        return step
     if actual.stray_link:
         return Unlink(actual.stray_link)
     if desired is None or desired.source is None:
@@ -123,6 +137,22 @@ def plan(desired: DiskSpec | None, actual: Actual) -> Step:
             return _plan_with_fault(desired, reason, message, actual.attached)
         case None:
             return Keep(Reason.INTERNAL_ERROR, f"the source of {desired.key} was not looked at")
+
+
+def _plan_waiting(attached: Attached) -> Step | None:
+    """Of a disk whose server is not to be asked for anything now; None if it may be."""
+    if attached.hold and attached.server_alive:
+        return _plan_hold(attached.hold, attached)
+    return None if attached.server_answers else Keep(Reason.SERVER_HUNG, _hung(attached))
+
+
+def _plan_hold(hold: Hold, attached: Attached) -> Step:
+    if hold.until is None:
+        return Resume(attached)
+    if not hold.held:
+        return Quiesce(attached)
+    message = f"it is held still, reads and writes wait; it goes on at {hold.until}, or sooner by tapster resume"
+    return Keep(Reason.QUIESCED, message)
 
 
 def failing(attached: Attached) -> Reason | None:

@@ -285,6 +285,12 @@ class Reason(StrEnum):
         "Act on the log lines; it is started less and less often, and five times in ten minutes at most.",
         True,
     )
+    QUIESCED = (
+        "Quiesced",
+        "The disk is held still, as somebody asked for: reads and writes wait.",
+        "Copy the image, then run `tapster resume GUEST`; the disk goes on by itself when the time is over.",
+        True,
+    )
     SERVER_HUNG = (
         "ServerHung",
         "The disk's server runs and does not answer: reads and writes wait.",

@@ -9,3 +9,4 @@ class Trigger(StrEnum):
     KERNEL = "kernel"
     SERVER = "server"
     IMAGE = "image"
+    COMMAND = "command"

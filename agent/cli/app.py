@@ -119,6 +119,33 @@ def support_bundle(
     raise typer.Exit(command.run(config=file_of(config), target=target, settings=settings))
 
 
+@app.command()
+def quiesce(
+    guest: Annotated[str, typer.Argument(help="The guest.")],
+    targets: Annotated[list[str] | None, typer.Argument(help="Its disks; all by default.", show_default=False)] = None,
+    *,
+    seconds: Annotated[float, typer.Option("--for", min=1, max=600, help="Seconds until they go on anyway.")] = 60.0,
+    config: Config = None,
+) -> None:
+    """Flush a guest's disks on this host and hold them still, so that their images can be copied."""
+    from agent.cli import quiesce as command
+
+    raise typer.Exit(command.quiesce(guest, targets or (), seconds=seconds, settings=settings_from(config)))
+
+
+@app.command()
+def resume(
+    guest: Annotated[str, typer.Argument(help="The guest.")],
+    targets: Annotated[list[str] | None, typer.Argument(help="Its disks; all by default.", show_default=False)] = None,
+    *,
+    config: Config = None,
+) -> None:
+    """Let disks go on that were held still; exit 1 if one was not held until now."""
+    from agent.cli import quiesce as command
+
+    raise typer.Exit(command.resume(guest, targets or (), settings_from(config)))
+
+
 app.add_typer(fleet_commands.app)
 app.add_typer(trust_commands.app)
 app.add_typer(rollout_commands.app, name="rollout")

@@ -23,6 +23,9 @@ class TapDevice(Protocol):
     def find(self, key: DiskKey) -> BlockNode | None:
         """The disk's device; None if there is none, also when it was taken away behind our back."""
 
+    def glimpse(self, key: DiskKey) -> BlockNode | None:
+        """As `find`, without a question to the server, which does not answer."""
+
     def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
         """Have a device over what the tap's server exports: one that is there is kept.
 

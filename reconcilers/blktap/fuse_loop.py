@@ -28,6 +28,11 @@ class FuseLoop:
         device = self._devices.find(key)
         return _node(device) if device else None
 
+    def glimpse(self, key: DiskKey) -> BlockNode | None:
+        """See `TapDevice`."""
+        device = self._devices.glimpse(key)
+        return _node(device) if device else None
+
     def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
         """See `TapDevice`."""
         if node := self.find(spec.key):

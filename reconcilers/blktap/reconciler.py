@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from reconcilers.actual import Attached, FileId, TapFacts
+from reconcilers.actual import Attached, FileId, Hold, TapFacts
 from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.crashes import Crashes
@@ -19,8 +19,10 @@ from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nbd.devices import NbdDevices, survives_its_server
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
+from reconcilers.blktap.stillness import flush
 from reconcilers.blktap.tap import TapFolder, TapLayer, TapRecord
 from reconcilers.errors import DiskError
+from reconcilers.holds import HoldRequests
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.process import ExitWatch
 from reconcilers.reason import Reason
@@ -57,10 +59,11 @@ class BlktapReconciler:
         self,
         taps: Path,
         abilities: TapAbilities,
+        *,
         fuse_loop: FuseLoop,
         nbd: NbdDevices,
         paths: StablePaths,
-        *,
+        requests: HoldRequests,
         patience: float,
         on_server_change: Callable[[DiskKey], None],
     ) -> None:
@@ -71,6 +74,7 @@ class BlktapReconciler:
         self._fuse_loop = fuse_loop
         self._devices: dict[DeviceKind, TapDevice] = {DeviceKind.FUSE_LOOP: fuse_loop, DeviceKind.NBD: nbd}
         self._paths = paths
+        self._requests = requests
         self._patience = patience
         self._on_server_change = on_server_change
         self._watches: dict[DiskKey, _Watch] = {}
@@ -101,9 +105,12 @@ class BlktapReconciler:
         record = tap.record()
         if record is None:
             return None
-        device, fuse = self._devices[record.device_kind].find(key), record.device_kind is DeviceKind.FUSE_LOOP
+        held, until = tap.held(), self._requests.until(key)
+        devices, fuse = self._devices[record.device_kind], record.device_kind is DeviceKind.FUSE_LOOP
+        device = devices.find(key) if held is None else devices.glimpse(key)
         # An export can be taken away from a server that goes on; one that has no device yet may be just starting.
-        alive = tap.alive() and (device is None or not fuse or tap.exports())
+        alive = tap.alive() and (device is None or not fuse or held is not None or tap.exports())
+        wanted = device is not None and self._requests.path(key).exists()
         return Attached(
             backend=Backend.BLKTAP,
             format=record.format,
@@ -123,6 +130,7 @@ class BlktapReconciler:
             tap=_facts(tap, record, alive=alive),
             awaits_server=not alive and device is not None and not fuse and survives_its_server(record),
             damage=tap.damage(),
+            hold=Hold(until, held=held is True) if wanted or held is not None else None,
             linked=device is not None and self._paths.read(key) == device.path and not tap.reconnecting(),
         )
 
@@ -179,7 +187,9 @@ class BlktapReconciler:
     async def hangs(self, key: DiskKey) -> bool:
         """Whether the disk's server runs and does not answer."""
         tap = TapFolder.of(self._taps, key)
-        return await asyncio.to_thread(tap.alive) and not await self._server(tap).answers(tap, within=ANSWER_SECONDS)
+        if await asyncio.to_thread(tap.held) is not None or not await asyncio.to_thread(tap.alive):
+            return False
+        return not await self._server(tap).answers(tap, within=ANSWER_SECONDS)
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
@@ -203,6 +213,34 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         await asyncio.to_thread(self._fuse_loop.grow, key, tap, size_bytes)
 
+    async def quiesce(self, key: DiskKey) -> None:
+        """Flush a disk and keep its server from writing, until `resume`. It goes on if that can't be done.
+
+        Raises:
+            DiskError: The server can't be held.
+        """
+        tap = TapFolder.of(self._taps, key)
+        server, device = self._server(tap), await asyncio.to_thread(self._device(tap).glimpse, key)
+        if device is None:
+            raise DiskError(Reason.DEVICE_VANISHED, f"{key} has no device")
+        if await asyncio.to_thread(tap.held) is not None:  # an agent that was killed may have held it without a flush
+            await server.release(tap, within=self._patience)
+        await asyncio.to_thread(tap.note_hold, done=False)
+        try:
+            await asyncio.to_thread(flush, device.path)
+            await server.hold(tap, within=self._patience)
+            await asyncio.to_thread(tap.note_hold, done=True)
+        except (DiskError, OSError):
+            await self.resume(key)
+            raise
+
+    async def resume(self, key: DiskKey) -> None:
+        """Let a disk go on, whose request is over, was taken back or can't be met."""
+        tap = TapFolder.of(self._taps, key)
+        await self._server(tap).release(tap, within=self._patience)
+        await asyncio.to_thread(self._requests.forget, key)
+        await asyncio.to_thread(tap.note_release)
+
     async def tune(self, spec: DiskSpec) -> None:
         """See `Reconciler`. Planned only for the numbers of limits."""
         tap, limits = TapFolder.of(self._taps, spec.key), spec.tuning.limits
@@ -222,6 +260,7 @@ class BlktapReconciler:
             raise AssertionError(f"{spec.key} has no format")
         image = checked.image
         tap.remove()  # what an attempt that was cut short has left
+        self._requests.forget(spec.key)  # who held the one before was let down, and is to notice
         server_kind, device_kind = self._abilities.choose(spec)
         server = self._servers[server_kind]
         tap.prepare(
@@ -248,6 +287,7 @@ class BlktapReconciler:
 
     def _renew(self, tap: TapFolder, checked: CheckedSource) -> None:
         record = tap.record()
+        tap.note_release()
         if record is None or record.identity != checked.image.source.identity:
             raise DiskError(Reason.IMAGE_MISSING, f"{checked.image.path} is another file than the disk had until now")
         tap.renew(record.model_copy(update={"server": self._servers[record.server_kind].version}))

@@ -56,6 +56,12 @@ class TapServer(Protocol):
     async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
         """Give a server that has I/O limits others, online."""
 
+    async def hold(self, tap: TapFolder, *, within: float) -> None:
+        """Keep the server from writing, and have all that it wrote on the disk; what is asked of it waits."""
+
+    async def release(self, tap: TapFolder, *, within: float) -> None:
+        """Let a server go on that may be held."""
+
     async def stop(self, tap: TapFolder, *, within: float) -> None:
         """Have the server flush and end, and wait until it has. The device over its export is gone by now.
 

@@ -21,6 +21,7 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 from reconcilers.blktap.grant import grant
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_arguments, node_arguments, strangers, throttle
+from reconcilers.blktap.stillness import stop_process, sync_image
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.jail.launcher import Launcher
@@ -213,6 +214,20 @@ class StorageDaemon:
             raise DiskError(Reason.TIMED_OUT, f"the server took no new limits within {within:g} s") from error
         except (QMPError, OSError, EOFError) as error:
             raise DiskError(Reason.SERVER_FAILED, f"the server took no new limits: {error}") from error
+
+    async def hold(self, tap: TapFolder, *, within: float) -> None:
+        """See `TapServer`. QMP has nothing that lasts: a transaction drains, and lets go at its end.
+
+        Limits do not hold anything either, and a throttled FUSE request keeps the main loop from taking an order.
+        """
+        pid = await asyncio.to_thread(tap.process_id)
+        await asyncio.to_thread(stop_process, pid, within=within)
+        await asyncio.to_thread(sync_image, pid, _record(tap).identity)
+
+    async def release(self, tap: TapFolder, *, within: float) -> None:
+        """See `TapServer`."""
+        del within
+        os.kill(await asyncio.to_thread(tap.process_id), signal.SIGCONT)
 
     async def stop(self, tap: TapFolder, *, within: float) -> None:
         """Ask the server to flush and end, and wait until it has. The device over its export is gone by now.

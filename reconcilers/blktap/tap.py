@@ -6,6 +6,7 @@
     qmp.sock   its control socket
     events.sock  where it tells what happens to it
     damage     what it said of a corrupt image, if it said so
+    held       there while the server is kept from writing: `begun` and then `done`
     export     the mount point of its FUSE export, a regular file of this name in its jail
     nbd.sock   where it speaks NBD, for a device of the kernel's nbd or for a relay
     marker     of a tapdisk: links to the marker of its minor
@@ -206,6 +207,25 @@ class TapFolder:
             return (self.path / "damage").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+
+    @property
+    def _held(self) -> Path:
+        return self.path / "held"
+
+    def note_hold(self, *, done: bool) -> None:
+        """Remember that the server is about to be kept from writing, or that it is."""
+        self._held.write_text("done" if done else "begun", encoding="ascii")
+
+    def held(self) -> bool | None:
+        """Whether the server is kept from writing; None if it is not, False if it may be."""
+        try:
+            return self._held.read_text(encoding="ascii") == "done"
+        except FileNotFoundError:
+            return None
+
+    def note_release(self) -> None:
+        """The server goes on."""
+        self._held.unlink(missing_ok=True)
 
     def alive(self) -> bool:
         """Whether the server runs, and its relay if it has one."""

@@ -6,6 +6,9 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from agent.cli.quiesce import ask
+from reconcilers.blktap.tap import TapFolder
+from reconcilers.holds import HoldRequests
 from tests.crash.world import GUEST, HOST_DEVICE, CrashBench, Disk
 
 LOOP = Disk("vda", "a.img")
@@ -76,6 +79,30 @@ def _iops(number: int) -> str:
 def _grow(bench: CrashBench) -> None:
     with (bench.images / "a.img").open("r+b") as image:
         image.truncate(2 << 20)
+
+
+def _hold_still(bench: CrashBench) -> None:
+    ask(HoldRequests(bench.runtime), [AIO.key], 600)
+
+
+def _let_it_go_on(bench: CrashBench) -> None:
+    HoldRequests(bench.runtime).forget(AIO.key)
+
+
+def _says_held(bench: CrashBench) -> bool:
+    error = bench.disk(GUEST, "vda").get("error") or {}
+    return error.get("reason") == "Quiesced" and _tap(bench).held() is True
+
+
+def _have_held(bench: CrashBench) -> None:
+    bench.want(AIO)
+    assert bench.wait_settled((AIO,), "Up") == []
+    _hold_still(bench)
+    assert bench.becomes(lambda: _says_held(bench))
+
+
+def _tap(bench: CrashBench) -> TapFolder:
+    return TapFolder.of(bench.runtime / "taps", AIO.key)
 
 
 def _take_down(bench: CrashBench) -> None:
@@ -197,6 +224,16 @@ SCENARIOS = [
     _change("make writable", (READ_ONLY,), (LOOP,)),
     Scenario(name="grow", before=(LOOP,), happens=_grow, after=(LOOP,), reset=_shrink_back),
     Scenario(name="grow a tap", before=(AIO,), happens=_grow, after=(AIO,), reset=_shrink_back),
+    Scenario(
+        name="hold a tap still",
+        before=(AIO,),
+        happens=_hold_still,
+        after=None,
+        says=_says_held,
+        afterwards=_let_it_go_on,
+        end=((AIO,), "Up"),
+    ),
+    Scenario(name="let a tap go on", before=None, happens=_let_it_go_on, after=(AIO,), reset=_have_held),
     _change("attach loop without discard", (), (NO_DISCARD,)),
     _detach("detach loop without discard", NO_DISCARD),
     _change("tune loop", (LOOP,), (NO_DISCARD,)),

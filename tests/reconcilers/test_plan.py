@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcilers.actual import Actual, Attached, Fault, FileId, Source, SourceKind, TapFacts
+from reconcilers.actual import Actual, Attached, Fault, FileId, Hold, Source, SourceKind, TapFacts
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.plan import (
     Adopt,
@@ -15,8 +15,10 @@ from reconcilers.plan import (
     Grow,
     Keep,
     Nothing,
+    Quiesce,
     Refuse,
     Replace,
+    Resume,
     Revive,
     Step,
     Tune,
@@ -160,6 +162,17 @@ CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, 
         "has grown",
     ),
     "device under a tap grown": (AIO, replace(BLOCK, size_bytes=2 * MIB), ON_DEVICE, Nothing, "AsDesired"),
+    "to be held": (AIO, FILE, replace(ON_AIO, hold=Hold("12:00", held=False)), Quiesce, ""),
+    "held": (AIO, FILE, replace(ON_AIO, hold=Hold("12:00", held=True)), Keep, "12:00"),
+    "held, and absent": (None, None, replace(ON_AIO, hold=Hold("12:00", held=True)), Keep, "Quiesced"),
+    "held for long enough": (AIO, FILE, replace(ON_AIO, hold=Hold(None, held=True)), Resume, ""),
+    "held, and its server gone": (
+        AIO,
+        FILE,
+        replace(ON_AIO, hold=Hold("12:00", held=True), server_alive=False),
+        Replace,
+        "is gone",
+    ),
     "image shrunk": (LOOP, replace(FILE, size_bytes=MIB // 2), ON_LOOP, Keep, "ImageShrunk"),
     "tap found its image corrupt": (QCOW2, FILE, replace(ON_QCOW2, damage="no"), Keep, "ImageDamaged"),
     "file of a tap grown": (QCOW2, replace(FILE, size_bytes=2 * MIB), ON_QCOW2, Nothing, "AsDesired"),

@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.tapdisk.host import TapdiskHost
-from tests.workbench import tap_disk
+from tests.workbench import AGENT, PATIENCE, tap_disk
 
 
 def write(path: Path, data: bytes, offset: int = 0) -> None:
@@ -225,3 +226,32 @@ def test_an_agent_killed_while_it_ends_a_tap_leaves_none_behind(double: TapdiskH
     bench.start()
     bench.until(lambda: not list(bench.runtime.glob("taps/*")))
     double.assert_clean()
+
+
+def test_a_held_tapdisk_has_let_its_image_go_and_takes_it_up_again(tapdisk_host: TapdiskHost) -> None:
+    bench = tapdisk_host.bench
+    bring_up(tapdisk_host, "aio", image := bench.image("a.img"))
+    before, written = bench.disk("vm1", "vda"), threading.Event()
+
+    def guest() -> None:
+        write(bench.stable("vm1", "vda"), b"x" * 4096)
+        written.set()
+
+    def tapster(*words: str) -> None:
+        subprocess.run([*AGENT, *words, "vm1", "--config", bench.config], check=True, stdout=subprocess.DEVNULL)
+
+    tapster("quiesce")
+    (pid,) = tapdisk_host.tapdisks()
+    listed = subprocess.run(["tap-ctl", "list", "-p", str(pid)], check=True, capture_output=True, text=True).stdout
+    assert "state=0x2a" in listed
+    writer = threading.Thread(target=guest)
+    writer.start()
+    bench.restart(signal.SIGKILL)
+    assert bench.until_phase("vm1", "vda", "Degraded")["error"]["reason"] == "Quiesced"
+    assert not written.is_set()
+    assert image.read_bytes() == bytes(1 << 20)
+    tapster("resume")
+    writer.join(PATIENCE)
+    assert image.read_bytes()[:4096] == b"x" * 4096
+    assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == before["diskseq"]
+    take_down(tapdisk_host)

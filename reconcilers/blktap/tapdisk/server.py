@@ -117,6 +117,25 @@ class Tapdisk:
         del limits, within
         raise AssertionError(f"{tap.path} has no limits")
 
+    async def hold(self, tap: TapFolder, *, within: float) -> None:
+        """See `TapServer`."""
+        pid = await asyncio.to_thread(tap.process_id)
+        minor = tap_ctl.minor_of(await asyncio.to_thread(tap.marker.readlink))
+        try:
+            await tap_ctl.pause(pid, minor, within=within)
+        except TapCtlError as error:
+            raise _disk_error(error) from error
+
+    async def release(self, tap: TapFolder, *, within: float) -> None:
+        """See `TapServer`."""
+        pid = await asyncio.to_thread(tap.process_id)
+        try:
+            entry = await _entry(tap, pid, within=within)
+            if entry and entry.minor is not None and (entry.state or State.RUNS) & State.PAUSED:
+                await tap_ctl.unpause(pid, entry.minor, within=within)
+        except TapCtlError as error:
+            raise _disk_error(error) from error
+
     async def stop(self, tap: TapFolder, *, within: float) -> None:
         """See `TapServer`. The relay first, since what it has of the guest's is to go through tapdisk."""
         if tap.relay.record():
