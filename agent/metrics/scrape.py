@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import NoReturn
 
 from prometheus_client import CollectorRegistry
@@ -35,17 +35,22 @@ class Metrics:
         self._controller = controller
         self._bus = bus
         self._registry = CollectorRegistry()
+        self._reading: asyncio.Future[dict[DiskKey, DiskIo]] | None = None
         self._counts = Counts(self._registry)
         reporter.tally = self._counts
         bus.tell_lag(self._counts.bus_lag.observe)
 
     async def run(self) -> NoReturn:
         """Serve, and measure the event loop, for ever."""
-        async with serving(self._listen, self._render):
-            while True:
-                due = time.monotonic() + TICK_SECONDS
-                await asyncio.sleep(TICK_SECONDS)
-                self._counts.loop_lag.observe(max(0.0, time.monotonic() - due))
+        try:
+            async with serving(self._listen, self._render):
+                while True:
+                    due = time.monotonic() + TICK_SECONDS
+                    await asyncio.sleep(TICK_SECONDS)
+                    self._counts.loop_lag.observe(max(0.0, time.monotonic() - due))
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
 
     async def _render(self, accept: str) -> tuple[str, bytes]:
         moment = CollectorRegistry()
@@ -64,13 +69,9 @@ class Metrics:
             for key, report in disks.items()
             if report.attached and report.attached.device_path
         }
-        io = dict[DiskKey, DiskIo]()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SYSFS_SECONDS):
-                io = dict(await asyncio.to_thread(lambda: list(read_all(devices))))
         return Snapshot(
             disks=disks,
-            io=io,
+            io=await self._io(devices),
             queued=self._controller.queued,
             working=self._controller.working,
             unsent=self._bus.unsent,
@@ -78,3 +79,10 @@ class Metrics:
             connected=self._bus.connected,
             guests=self._reporter.guests,
         )
+
+    async def _io(self, devices: Mapping[DiskKey, str]) -> Mapping[DiskKey, DiskIo]:
+        """The disks' totals; none if that takes too long. A thread that hangs stays the only one."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(asyncio.to_thread(lambda: dict(read_all(devices))))
+        await asyncio.wait((self._reading,), timeout=SYSFS_SECONDS)
+        return self._reading.result() if self._reading.done() else {}

@@ -1,9 +1,11 @@
 """`/metrics` of a real agent, scraped as Prometheus does and read by its own parser."""
 
 import os
+import signal
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -14,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from agent.setting_sections import MetricsSettings
 from tests.broker import free_port
-from tests.workbench import Bench, bench, loop_disk
+from tests.faults.harm import write_through
+from tests.workbench import Bench, bench, loop_disk, tap_disk
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -92,6 +95,27 @@ def test_other_paths_methods_and_junk_do_no_harm(scraped: Scraped) -> None:
             while connection.recv(4096):
                 pass
     assert scraped.get()[0] == 200
+
+
+def test_a_disk_that_hangs_holds_up_no_scrape(scraped: Scraped) -> None:
+    host = scraped.host
+    host.push_disks("vm4", tap_disk("vda", host.image("t.img")), loop_disk("vdb", host.image("u.img")))
+    host.until_guest("vm4", "Up")
+    [server] = host.servers()
+    writer = threading.Thread(target=write_through, args=(host.stable("vm4", "vda"), b"x" * 4096))
+    os.kill(server, signal.SIGSTOP)
+    writer.start()
+    try:
+        host.until(lambda: scraped.value("tapster_disk_requests_in_flight", guest="vm4", target="vda") > 0)
+        host.resync()
+        host.stable("vm4", "vdb").write_bytes(b"x" * 8192)
+        written = {"guest": "vm4", "target": "vdb"}
+        host.until(lambda: scraped.value("tapster_disk_written_bytes_total", **written) >= 8192)
+        assert scraped.value("tapster_disks", phase="Up") >= 1
+        assert writer.is_alive()
+    finally:
+        os.kill(server, signal.SIGCONT)
+        writer.join()
 
 
 def test_a_socket_is_for_its_owner_and_group_alone(tmp_path: Path) -> None:
