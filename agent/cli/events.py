@@ -1,7 +1,5 @@
 """`tapster events -f`: what happens on hosts, as it happens."""
 
-import asyncio
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,8 +7,9 @@ from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
 
-from agent.bus.operator import BusError, Operator, operator
-from agent.bus.topics import EventTopic, TopicError
+from agent.bus.operator import Operator, operator
+from agent.bus.topics import EventTopic
+from agent.cli.ending import until_enough
 from agent.events import CloudEvent
 from agent.fleet.targets import Selection, is_meant
 from agent.fleet.view import Fleet
@@ -49,10 +48,6 @@ class Filter:
         )
 
 
-def _is_of(event: CloudEvent, pattern: str) -> bool:
-    return fnmatchcase(event.type, f"tapster.{pattern.removeprefix('tapster.')}")
-
-
 def run(only: Filter, *, most: int | None, settings: Settings, output: str) -> int:
     """Print events until Ctrl-C, or until there were enough.
 
@@ -65,16 +60,7 @@ def run(only: Filter, *, most: int | None, settings: Settings, output: str) -> i
     Returns:
         0, or 1 if the bus can't be used.
     """
-    try:
-        asyncio.run(_follow(only, most, settings, output))
-    except (BusError, TopicError) as error:
-        sys.stderr.write(f"tapster events: {error}\n")
-        return 1
-    except BrokenPipeError:  # the reader, `head` for example, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        pass
-    return 0
+    return until_enough("events", _follow(only, most, settings, output))
 
 
 async def _follow(only: Filter, most: int | None, settings: Settings, output: str) -> None:

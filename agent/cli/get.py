@@ -1,6 +1,5 @@
 """`tapster get guests|disks|hosts`: what the bus retains, as a table or for programs, once or as it changes."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from agent.bus.operator import BusError, operator
-from agent.bus.topics import TopicError
+from agent.bus.operator import operator
+from agent.cli.ending import until_enough
 from agent.cli.status import nothing
 from agent.cli.tables import STATES, STYLES, age, backend, console, size
 from agent.fleet.look import look, shown
@@ -58,14 +57,8 @@ def run(
     Returns:
         0, or 1 if there is nothing to show, something can't be read by this version, or the bus can't be used.
     """
-    try:
-        found = _get(kind, frozenset(names), wanted=wanted, watch=watch, settings=settings, output=output)
-        return asyncio.run(found)
-    except (BusError, TopicError) as error:
-        sys.stderr.write(f"tapster get: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 0
+    found = _get(kind, frozenset(names), wanted=wanted, watch=watch, settings=settings, output=output)
+    return until_enough("get", found)
 
 
 async def _get(

@@ -109,30 +109,27 @@ def _print_tables(inspected: list[_Inspected]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     from agent.cli.tables import console  # noqa: PLC0415
+    from agent.fleet.words import printable  # noqa: PLC0415
 
     out, err = console(), console(stderr=True)
     for found in inspected:
         if isinstance(found.outcome, GuestDefinition):
-            out.print(Text(_printable(f"{found.outcome.name} ({found.file})"), style="bold"))
+            out.print(Text(printable(f"{found.outcome.name} ({found.file})"), style="bold"))
             table = Table(
                 "TARGET", "DEVICE", "BACKEND", "FORMAT", "MODE", "SOURCE", "REMARKS", box=None, pad_edge=False
             )
             for disk in found.outcome.disks:
-                table.add_row(*(Text(_printable(cell), overflow="fold") for cell in _cells(disk)))
+                cells = [*map(printable, _cells(disk)), "\n".join(map(printable, _remarks(disk)))]
+                table.add_row(*(Text(cell, overflow="fold") for cell in cells))
             out.print(table)
         for finding in found.errors:
             line = f":{finding.line}" if finding.line else ""
             message = f"{found.file}{line}: {finding.reason}: {finding.message} [{finding.path}]"
-            err.print(Text(_printable(message)), soft_wrap=True)
+            err.print(Text(printable(message)), soft_wrap=True)
 
 
 def _cells(disk: DiskDefinition) -> tuple[str, ...]:
     mode = "ro" if disk.read_only else "rw"
-    remarks = [
-        *dict.fromkeys(f"refused: {finding.reason}" for finding in disk.refused),
-        *(f"not honoured: {name}" for name in disk.unhonoured),
-        *(f"unknown: {name}" for name in disk.unknown),
-    ]
     return (
         disk.target or "-",
         disk.device,
@@ -140,10 +137,10 @@ def _cells(disk: DiskDefinition) -> tuple[str, ...]:
         disk.format or "-",
         f"{mode}, shared" if disk.shareable else mode,
         disk.source or "-",
-        "\n".join(remarks),
     )
 
 
-def _printable(text: str) -> str:
-    """Foreign text without what a terminal would act upon."""
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+def _remarks(disk: DiskDefinition) -> Iterator[str]:
+    yield from dict.fromkeys(f"refused: {finding.reason}" for finding in disk.refused)
+    yield from (f"not honoured: {name}" for name in disk.unhonoured)
+    yield from (f"unknown: {name}" for name in disk.unknown)

@@ -1,7 +1,6 @@
 """`tapster watch`: the status as it changes, on a full screen, or as a line for each change where there is none."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from datetime import UTC, datetime
 from rich.live import Live
 
 from agent.bus.operator import BusError, Operator, operator
-from agent.bus.topics import FleetTopics, TopicError
+from agent.bus.topics import FleetTopics
+from agent.cli.ending import until_enough
 from agent.cli.keyboard import keys
 from agent.cli.screen import View, page_of, render
 from agent.cli.tables import backend, console
@@ -48,17 +48,8 @@ def run(*, wanted: Selection | None, guest: str | None, view: View, settings: Se
     Returns:
         0 at the end, 1 if the broker could not be reached at the start.
     """
-    try:
-        follow = _on_screen if sys.stdout.isatty() else _in_lines
-        asyncio.run(follow(wanted, guest, view, settings))
-    except (BusError, TopicError) as error:
-        sys.stderr.write(f"tapster watch: {error}\n")
-        return 1
-    except BrokenPipeError:  # the reader, `head` for example, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        pass
-    return 0
+    follow = _on_screen if sys.stdout.isatty() else _in_lines
+    return until_enough("watch", follow(wanted, guest, view, settings))
 
 
 async def _in_lines(wanted: Selection | None, guest: str | None, view: View, settings: Settings) -> None:

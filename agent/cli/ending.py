@@ -1,0 +1,32 @@
+"""How a command ends that goes on until somebody has seen enough."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from agent.bus.operator import BusError
+from agent.bus.topics import TopicError
+
+
+def until_enough(command: str, following: Coroutine[Any, Any, int | None]) -> int:
+    """Follow something on the bus until it ends, Ctrl-C, or the end of whoever reads: `head`, for example.
+
+    Args:
+        command: Its name, for the message that the bus can't be used.
+        following: Prints; what it returns is the exit code, None is 0.
+
+    Returns:
+        That, 0 after Ctrl-C or without a reader, or 1 if the bus can't be used.
+    """
+    try:
+        return asyncio.run(following) or 0
+    except (BusError, TopicError) as error:
+        sys.stderr.write(f"tapster {command}: {error}\n")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end
+    except KeyboardInterrupt:
+        pass
+    return 0
