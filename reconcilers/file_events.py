@@ -20,6 +20,7 @@ from asyncinotify import Event, Inotify, Mask, Watch
 
 from reconcilers.actual import Attached
 from reconcilers.errors import DiskError
+from reconcilers.mounts import Mount, mounts, mounts_on
 from reconcilers.pools import Pools, opened_below
 from reconcilers.spec import Backend, DiskKey, Format
 from reconcilers.trigger import Trigger
@@ -74,6 +75,7 @@ class FileEvents:
         self._refused: set[DiskKey] = set()
         self._written_by_servers: set[DiskKey] = set()
         self._releases: dict[DiskKey, Watch] = {}
+        self._mounted: dict[DiskKey, frozenset[Mount]] = {}
 
     def __enter__(self) -> Self:
         self._reading = asyncio.create_task(self._read(), name="file events")
@@ -127,9 +129,10 @@ class FileEvents:
             self._add(self._images, source, _IMAGE)
 
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
-        """Tell once when somebody closes the device or a mount changes. To be armed after our own last look at it."""
+        """Tell once when somebody closes or unmounts the device. To be armed after our own last look at it."""
         with suppress(OSError):
             self._releases[key] = self._inotify.add_watch(Path(device_path), _RELEASE)
+            self._mounted[key] = mounts_on(device_path)
 
     def tell_of_writer(self, key: DiskKey) -> None:
         """Tell when somebody who wrote the disk's source is done with it: it was refused for what is in it."""
@@ -138,6 +141,7 @@ class FileEvents:
 
     def forget_release(self, key: DiskKey) -> None:
         """Don't tell any more: we are about to open and close the device ourselves."""
+        self._mounted.pop(key, None)
         watch = self._releases.pop(key, None)
         if watch is not None:
             with suppress(OSError, ValueError, KeyError):  # it was told of, or the device is gone
@@ -186,6 +190,7 @@ class FileEvents:
             return
         for key in [key for key, armed in list(self._releases.items()) if armed is watch]:
             self._releases.pop(key, None)
+            self._mounted.pop(key, None)
             self._on_event(key, Trigger.KERNEL)
         with self._guard:
             if event.mask & Mask.IGNORED:  # the watched file itself is gone
@@ -202,7 +207,8 @@ class FileEvents:
 
     def _mounts_changed(self) -> None:
         self._mount_changes.poll(0)
-        freed = list(self._releases)
+        there = mounts() if any(self._mounted.values()) else frozenset()
+        freed = [key for key, before in list(self._mounted.items()) if before - there]
         self._look_at(freed)
         if freed:
             self._second_look.cancel()

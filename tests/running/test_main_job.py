@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker import Broker
+from tests.faults.harm import small_disk
 from tests.workbench import Bench, loop_disk, tap_disk
 from tests.workbench import bench as running_bench
 
@@ -219,6 +220,13 @@ def test_a_disk_is_taken_down_when_it_is_let_go_of(slow_bench: Bench) -> None:
     try:
         bench.absent("vm1")
         assert f"mounted on {mount}" in bench.until_phase("vm1", "vda", "InUse")["error"]["message"]
+        for number in range(5):  # the mounts of others are none of its business
+            elsewhere = bench.folder / str(number)
+            elsewhere.mkdir()
+            with small_disk(elsewhere):
+                bench.push_disks(f"other{number}", loop_disk("vda", bench.image(f"{number}.img")))
+                bench.until_guest(f"other{number}", "Up")
+        assert bench.disk("vm1", "vda")["attempts"] == 1
     finally:
         subprocess.run(["umount", mount], check=True)
     bench.until_phase("vm1", "vda", "Down")
