@@ -87,10 +87,11 @@ async def probe_taps(
     if not servers:
         return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)", launcher, jail)
     version = await storage_daemon.version()
-    jail_lacks = await storage_daemon.lacking(launcher) if version else ()
+    jail_lacks = await storage_daemon.lacking(launcher, DeviceKind.FUSE_LOOP) if version else ()
     unjailed = _unjailed(jail_lacks) if jail is Jail.REQUIRE else None
     daemon = StorageDaemon(version, launcher, jail) if version and not unjailed else None
-    lacks = {kind: why_no_device(kind) for kind in devices}
+    jailed = daemon is not None and jail is Jail.REQUIRE
+    lacks = {kind: await _why_no_taps_over(kind, launcher, jailed=jailed) for kind in devices}
     usable = tuple(kind for kind in devices if not lacks[kind])
     no_device = None if usable else "; ".join(filter(None, lacks.values())) or "the settings allow no device"
     found: dict[ServerKind, TapServer] = {}
@@ -126,6 +127,16 @@ async def probe_taps(
         jail_lacks=jail_lacks,
         relay=daemon,
     )
+
+
+async def _why_no_taps_over(kind: DeviceKind, launcher: Launcher, *, jailed: bool) -> str | None:
+    """Why no tap has a device of a kind; None if one can.
+
+    A server that mounts nothing has another jail, which may lack what that of a FUSE export does not need.
+    """
+    if (why := why_no_device(kind)) or not jailed or kind is DeviceKind.FUSE_LOOP:
+        return why
+    return _unjailed(await storage_daemon.lacking(launcher, kind))
 
 
 def _unjailed(lacks: Sequence[str]) -> str | None:

@@ -54,10 +54,14 @@ async def version() -> str | None:
     return f"{PROGRAM} {words[2]}" if len(words) > 2 else PROGRAM  # noqa: PLR2004
 
 
-async def lacking(launcher: Launcher) -> tuple[str, ...]:
-    """What of a server's jail this host can't give, each piece with the reason; found out by going into one."""
+async def lacking(launcher: Launcher, device: DeviceKind) -> tuple[str, ...]:
+    """What of the jail of a server behind such a device this host can't give, each piece with the reason.
+
+    Found out by going into one.
+    """
     try:
-        wanted = order([PROGRAM, "--version"], mount_point=Path("/export"), jail=Jail.BEST_EFFORT)
+        mount_point = Path("/export") if device is DeviceKind.FUSE_LOOP else None
+        wanted = order([PROGRAM, "--version"], mount_point=mount_point, jail=Jail.BEST_EFFORT)
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             async with asyncio.timeout(_PROBE_SECONDS):

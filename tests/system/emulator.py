@@ -73,6 +73,7 @@ def _make_disk(layers: Sequence[Path], work: Path, tests: str) -> Path:
         shutil.copy(CHECKOUT / "pyproject.toml", root / "opt/checkout")
         shutil.copytree(sysconfig.get_path("purelib"), root / "opt/packages", ignore=_LEFT_OUT)
         subprocess.run([sys.executable, "-m", "compileall", "-q", root / "opt/checkout"], check=True)
+        (root / "etc/tapster-test-machine").touch()
         units = root / "etc/systemd/system"
         (units / "tests.service").write_text(_UNIT.format(tests=tests))
         (units / "graphical.target.wants").mkdir(exist_ok=True)
