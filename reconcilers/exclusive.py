@@ -7,6 +7,7 @@ somebody else made, which hold no lock; processes that have the file open for wr
 from pathlib import Path
 
 from reconcilers.actual import FileId, SourceKind
+from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.holders import holders_of_file
 from reconcilers.image_lock import lock_image, sole_opener
@@ -46,12 +47,8 @@ def _refuse_unlocked_users(image: OpenSource, spec: DiskSpec) -> None:
 
 
 def _is_export(backing: Path) -> bool:
-    """Whether a loop device's path is that of a tap's export, which is no image.
-
-    It is mounted on a file of its own. In a jail, whose mounts are not in our tree, the kernel tells the path as it is
-    in there, which is that of the tap's folder (`TapFolder`).
-    """
-    return is_mount_point(backing) or (backing.name == "export" and backing.parent.parent.name == "taps")
+    """Whether a loop device's path is that of a tap's export, which is no image; also of another agent's tap."""
+    return TapFolder.of_export(backing) is not None or is_mount_point(backing)
 
 
 def _who(identity: FileId) -> str:

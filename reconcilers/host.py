@@ -111,7 +111,7 @@ class Host:
         self._loop = LoopReconciler(self._devices, self.paths)
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
-            runtime / "taps",
+            runtime,
             abilities.taps,
             fuse_loop=FuseLoop(self._devices),
             nbd=self._nbd,

@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.doctor.storage import agent_process
 from agent.settings import Settings
 from reconcilers.blktap.kinds import ServerKind
-from reconcilers.blktap.tap import TapFolder, TapRecord
+from reconcilers.blktap.tap import TAPS, TapFolder, TapRecord
 from reconcilers.holds import HoldRequest, HoldRequests
 from reconcilers.spec import DiskKey
 from reconcilers.tuning import Aio
@@ -126,7 +126,7 @@ def _targets(runtime: Path, guest: str) -> list[str]:
 
 
 def _tap(runtime: Path, key: DiskKey) -> TapFolder:
-    return TapFolder.of(runtime / "taps", key)
+    return TapFolder.of(runtime / TAPS, key)
 
 
 def _asked(requests: HoldRequests, keys: Sequence[DiskKey]) -> bool:

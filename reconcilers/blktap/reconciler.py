@@ -20,7 +20,7 @@ from reconcilers.blktap.nbd.devices import NbdDevices, survives_its_server
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
 from reconcilers.blktap.stillness import flush
-from reconcilers.blktap.tap import TapFolder, TapLayer, TapRecord
+from reconcilers.blktap.tap import TAPS, TapFolder, TapLayer, TapRecord
 from reconcilers.errors import DiskError
 from reconcilers.holds import HoldRequests
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
@@ -57,7 +57,7 @@ class BlktapReconciler:
 
     def __init__(
         self,
-        taps: Path,
+        runtime: Path,
         abilities: TapAbilities,
         *,
         fuse_loop: FuseLoop,
@@ -68,7 +68,7 @@ class BlktapReconciler:
         on_server_change: Callable[[DiskKey], None],
     ) -> None:
         """Args as they are; `patience` is how many seconds a server may take to start or to end."""
-        self._taps = taps
+        self._taps = runtime / TAPS
         self._abilities = abilities
         self._servers = abilities.every_server()
         self._fuse_loop = fuse_loop

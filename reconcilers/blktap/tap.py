@@ -18,7 +18,6 @@ Liveness is the lock and never a process id alone: ids are reused, an inherited 
 """
 
 import errno
-import fcntl
 import os
 import shutil
 from contextlib import suppress
@@ -30,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from reconcilers.actual import FileId
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
+from reconcilers.flock import is_locked
 from reconcilers.holders import holders_of_path
 from reconcilers.mounts import unmount_lazily
 from reconcilers.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
@@ -37,6 +37,11 @@ from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, Format
 from reconcilers.tag import disk_id
 from reconcilers.tuning import Tuning
+
+TAPS = "taps"
+"""What the folder of all taps is called."""
+
+_EXPORT = "export"
 
 
 class TapLayer(BaseModel):
@@ -113,6 +118,14 @@ class TapFolder:
         """The folder that belongs to a disk, below the folder of all taps."""
         return cls(taps / disk_id(key))
 
+    @classmethod
+    def of_export(cls, path: Path) -> "TapFolder | None":
+        """The folder whose export has this path, by its layout alone; None if that is another file.
+
+        In a jail, whose mounts are not in our tree, the kernel names a device's file as it is called in there.
+        """
+        return cls(path.parent) if path.name == _EXPORT and path.parent.parent.name == TAPS else None
+
     @property
     def qmp(self) -> Path:
         """The control socket."""
@@ -126,7 +139,7 @@ class TapFolder:
     @property
     def export(self) -> Path:
         """Where the server mounts the disk's content as a file."""
-        return self.mount_point or self.path / "export"
+        return self.mount_point or self.path / _EXPORT
 
     @property
     def nbd(self) -> Path:
@@ -234,16 +247,9 @@ class TapFolder:
     def locked(self) -> bool:
         """Whether the process that has the image runs."""
         try:
-            fd = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
+            return is_locked(self.lock)
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
 
     def note_process(self, pid: int) -> None:
         """Remember the server that was started."""

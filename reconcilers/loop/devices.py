@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reconcilers import block_layer
 from reconcilers.actual import FileId
+from reconcilers.blktap.tap import TAPS, TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.holders import DeviceHolders
 from reconcilers.loop import control
@@ -25,7 +26,7 @@ class LoopDevices:
     def __init__(self, instance: str, runtime: Path) -> None:
         """Args: this agent's instance, and its folder of taps, whose exports devices of ours stand on, and of notes."""
         self._instance = instance
-        self._taps = (runtime / "taps").resolve()
+        self._taps = (runtime / TAPS).resolve()
         self._notes = DeviceNotes(runtime / "loops")
         self._numbers = LoopNumbers()
         self._minors: dict[str, int] = {}
@@ -156,8 +157,8 @@ class LoopDevices:
         if device.tag:
             return device.tag.disk if device.tag.instance == self._instance else None
         # Its tag can't be read, nor is there a note: the path of a tap's export is ours alone, and names the disk too.
-        export = Path(device.backing_path or "/")
-        return export.parent.name if export.parent.parent == self._taps else None
+        tap = TapFolder.of_export(Path(device.backing_path or "/"))
+        return tap.path.name if tap and tap.path.parent == self._taps else None
 
 
 def devices_over(identity: FileId) -> list[LoopDevice]:

@@ -2,8 +2,6 @@
 
 import asyncio
 import errno
-import fcntl
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.blktap.tapdisk import tap_ctl
 from reconcilers.blktap.tapdisk.tap_ctl import TapCtlError
+from reconcilers.flock import is_locked
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - tapdisk's choice, not ours  # nosec B108
 
@@ -39,21 +38,14 @@ def orphaned(markers: Path) -> list[Path]:
 
     Nobody's but for a moment, when they are just being taken or given back; so they are told of and not freed.
     """
-    return [marker for marker in sorted(markers.glob("tapdisk-*")) if not _is_locked(marker)]
+    return [marker for marker in sorted(markers.glob("tapdisk-*")) if _is_free(marker)]
 
 
-def _is_locked(marker: Path) -> bool:
+def _is_free(marker: Path) -> bool:
     try:
-        fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+        return not is_locked(marker)
+    except FileNotFoundError:  # it was given back
+        return False
 
 
 def _remove_files(tap: TapFolder, marker: Path) -> None:
