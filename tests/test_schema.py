@@ -39,7 +39,7 @@ from agent.events import (
 )
 from agent.schema import asyncapi, schemas
 from agent.status import Phase, Status, now
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from reconcilers.reason import Reason
 from tests.test_readme import blocks
 from tests.trust.signing import fields, sealed

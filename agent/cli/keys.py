@@ -17,8 +17,9 @@ from agent.cli.tables import console
 from agent.definition import DocumentRejected, Finding
 from agent.settings import Settings
 from agent.trust.dsse import Envelope
-from agent.trust.keys import KeyFileError, PrivateKey, PublicKey, trusted_keys
+from agent.trust.keys import KeyFileError, PublicKey, trusted_keys
 from agent.trust.policy import Trust, short
+from agent.trust.private_key import PrivateKey
 from agent.trust.seal import GENERATION_PLAUSIBLE, signed
 from agent.trust.statement import TrustStatement, encode_chain, extended, read_chain, read_statement, utc
 from reconcilers.reason import Reason

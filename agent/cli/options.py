@@ -11,7 +11,7 @@ from agent.cli import completion
 if TYPE_CHECKING:
     from agent.fleet.targets import Selection
     from agent.settings import Settings
-    from agent.trust.keys import PrivateKey
+    from agent.trust.private_key import PrivateKey
     from agent.trust.seal import Seal
 
 Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]

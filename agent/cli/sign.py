@@ -14,7 +14,7 @@ from agent.fleet.order import RefusedError
 from agent.settings import Settings
 from agent.strict_json import read_json
 from agent.trust.dsse import Envelope, read_envelope
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from agent.trust.seal import Seal, signed
 
 

@@ -9,11 +9,14 @@ import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agent.definition import DocumentRejected, Finding
-from agent.trust.keys import PrivateKey, PublicKey
+from agent.trust.keys import PublicKey
 from reconcilers.reason import Reason
+
+if TYPE_CHECKING:
+    from agent.trust.private_key import PrivateKey
 
 MEDIA_TYPE = "application/vnd.dsse+json"
 """Of an envelope itself."""
@@ -91,7 +94,7 @@ class Envelope:
             key for signature, tried in candidates for key in tried if key.verifies(signature.value, message)
         )
 
-    def signed_by(self, key: PrivateKey) -> "Envelope":
+    def signed_by(self, key: "PrivateKey") -> "Envelope":
         """The envelope with the key's signature, in the place of one that names the same key."""
         others = tuple(one for one in self.signatures if one.keyid != key.public.id)
         mine = Signature(key.public.id, key.sign(self.signed_bytes))

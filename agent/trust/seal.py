@@ -11,8 +11,8 @@ from agent.definition import Limits
 from agent.document import PAYLOAD_TYPE, DesiredDocument, SignedDocument, read_document
 from agent.strict_json import read_json
 from agent.trust.dsse import Envelope, is_envelope, read_envelope
-from agent.trust.keys import PrivateKey
 from agent.trust.policy import Unchecked
+from agent.trust.private_key import PrivateKey
 
 GENERATION_PLAUSIBLE = 10**15
 """A generation found on the bus that is above this would have the next signed one use up the numbers that are left."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from io import FileIO
 from pathlib import Path
 
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from agent.trust.statement import TrustStatement, encode_chain
 from reconcilers.image_lock import lock_image
 from reconcilers.loop import control

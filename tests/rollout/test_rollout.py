@@ -11,7 +11,7 @@ from agent.bus.operator import operator
 from agent.bus.topics import Topics
 from agent.settings import Settings
 from agent.status import Phase
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from reconcilers.reason import Reason
 from tests.cli_operator.fake_host import Answer, Fake, Put, birth, disk, failing, fake_fleet, guest, up
 from tests.cli_operator.test_targets import Tapster

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.trust.dsse import Envelope
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 
 FLEET = "lab"
 DESIRED = "application/vnd.tapster.desired+json"

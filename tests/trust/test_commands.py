@@ -12,7 +12,7 @@ import pytest
 
 from agent.bus.operator import operator
 from agent.settings import Settings, load
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from agent.trust.statement import TrustStatement, encode_chain, read_chain, read_statement
 from reconcilers.reason import Reason
 from tests.broker import Broker, running_broker

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.definition import DocumentRejected
 from agent.strict_json import read_json
 from agent.trust.dsse import ATTEMPTS_MAX, SIGNATURES_MAX, Envelope, Signature, pae, read_envelope
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from reconcilers.reason import Reason
 
 A, B, C = PrivateKey.new(), PrivateKey.new(), PrivateKey.new()

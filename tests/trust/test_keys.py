@@ -2,11 +2,13 @@
 
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from agent.trust.keys import KEYS_MAX, KeyFileError, PrivateKey, PublicKey, trusted_keys
+from agent.trust.keys import KEYS_MAX, KeyFileError, PublicKey, trusted_keys
+from agent.trust.private_key import PrivateKey
 from tests.trust.signing import folder
 
 
@@ -94,3 +96,8 @@ def test_openssl_makes_keys_that_are_taken(tmp_path: Path) -> None:
     (tmp_path / "k").chmod(0o600)
     assert PublicKey.from_pem(public) == PrivateKey.load(tmp_path / "k").public
     assert PublicKey.from_pem(public).pem.encode() == public
+
+
+def test_an_agent_without_keys_does_not_wait_for_cryptography() -> None:
+    seen = "import sys, agent.cli.run; print([name for name in sys.modules if name.startswith('cryptography')])"
+    assert subprocess.run([sys.executable, "-c", seen], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.trust.dsse import Envelope
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from agent.trust.statement import CHAIN_MAX, TrustStatement, encode_chain, extended, read_statement
 from reconcilers.reason import Reason
 from tests.trust.signing import FLEET, folder, sealed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.trust.dsse import Envelope
-from agent.trust.keys import PrivateKey
+from agent.trust.private_key import PrivateKey
 from agent.trust.statement import TrustStatement, encode_chain
 from tests.trust.signing import folder, sealed
 from tests.workbench import FLEET, Bench, bench, domain, loop_disk

@@ -19,8 +19,8 @@ from agent.intake import Accepted, Intake, Outcome, TurnedAway, Unchanged, Withd
 from agent.setting_sections import TrustSettings
 from agent.store import Store
 from agent.trust.dsse import Envelope
-from agent.trust.keys import PrivateKey
 from agent.trust.policy import Keyring, Trust
+from agent.trust.private_key import PrivateKey
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from tests.trust.signing import FLEET, XML, fields, folder, sealed
