@@ -8,9 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -22,7 +21,7 @@ GUEST = "app"
 TARGETS = ("vda", "vdb", "vdc", "vdd")
 PREFIX = f"tapster/v1/{FLEET}"
 
-ROUND_SECONDS = 400.0
+ROUND_SECONDS = 300.0
 """After this a round is given up."""
 
 MAKE_SECONDS = 300.0
@@ -50,6 +49,7 @@ class Round:
         broker_cpu: The broker's; after its restart, of the new one.
         broker_rss: Resident set in MB at the end.
         agents_rss: Of all processes with agents together.
+        ear_cpu: Of who listens and writes down.
     """
 
     name: str
@@ -61,10 +61,12 @@ class Round:
     broker_cpu: float
     broker_rss: float
     agents_rss: float
+    ear_cpu: float
 
-    def table(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    @property
+    def cpu(self) -> float:
+        """Of agents and broker together."""
+        return self.agents_cpu + self.broker_cpu
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class Ear:
     """
 
     file: Path
+    process: "subprocess.Popen[bytes]"
     latest: dict[str, tuple[int | None, str, float]] = field(default_factory=dict)
     sequences: dict[str, set[int]] = field(default_factory=dict)
     messages: int = 0
@@ -102,6 +105,11 @@ class Ear:
             self.sequences.setdefault(session, set()).add(int(number))
         else:
             self.latest[host] = (told["observed_generation"], told["phase"], float(at))
+
+    @property
+    def cpu(self) -> float:
+        """Seconds that listening and taking in have cost."""
+        return cpu_seconds(self.process.pid) + time.process_time()
 
     @property
     def lost(self) -> int:
@@ -167,7 +175,7 @@ class Fleet:
     def measured(self, name: str, act: Callable[[], None], generation: int, *, up: int, failed: int = 0) -> Round:
         """Do something and wait until so many hosts are up, and have failed, under a generation."""
         messages, lost = self._ear.messages, self._ear.lost
-        agents, broker = self._agents_cpu(), self._broker_cpu()
+        agents, broker, ear = self._agents_cpu(), self._broker_cpu(), self._ear.cpu
         began = time.time()
         act()
         times = self._wait(name, generation, up, failed, began)
@@ -185,6 +193,7 @@ class Fleet:
             broker_cpu=spent - broker if spent >= broker else spent,
             broker_rss=memory(pid)[0],
             agents_rss=sum(memory(process.pid)[0] for process in self._processes),
+            ear_cpu=self._ear.cpu - ear,
         )
 
     def _wait(self, name: str, generation: int, up: int, failed: int, began: float) -> list[float]:
@@ -221,8 +230,7 @@ def fleet(hosts: int, processes: int, console: Console) -> Iterator[Fleet]:
         broker = stack.enter_context(running_broker(BROKER))
         folder = Path(tempfile.mkdtemp(prefix="tapster-fleet-", dir="/dev/shm"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        ear = Ear(folder / "heard")
-        stack.enter_context(_listening(broker, ear.file))
+        ear = stack.enter_context(_listening(broker, folder / "heard"))
         share = hosts // processes
         started = [stack.enter_context(_hosts(folder, broker, number * share, share)) for number in range(processes)]
         began = time.monotonic()
@@ -247,7 +255,7 @@ def _hosts(folder: Path, broker: Broker, first: int, count: int) -> Iterator["su
 
 
 @contextmanager
-def _listening(broker: Broker, file: Path) -> Iterator[None]:
+def _listening(broker: Broker, file: Path) -> Iterator[Ear]:
     topics = [f"{PREFIX}/hosts/+/status/guests/+", f"{PREFIX}/hosts/+/events/+"]
     command = ["mosquitto_sub", "-V", "5", "-p", str(broker.port), "-i", "ear", "-c", "-x", "3600", "-q", "1"]
     with file.open("wb") as output:
@@ -255,7 +263,7 @@ def _listening(broker: Broker, file: Path) -> Iterator[None]:
             [*command, "-F", "%U\t%t\t%p", *(word for topic in topics for word in ("-t", topic))], stdout=output
         )
     try:
-        yield
+        yield Ear(file, process)
     finally:
         process.kill()
         process.wait()
