@@ -15,7 +15,7 @@ from typing import NoReturn
 import structlog
 
 from reconcilers.abilities import HostAbilities
-from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
+from reconcilers.actual import Actual, Attached, SourceKind
 from reconcilers.backend import Reconciler
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.nbd.control import NbdDevice
@@ -26,6 +26,7 @@ from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents, Writer
 from reconcilers.holds import HoldEvents, HoldRequests
 from reconcilers.kernel_events import KernelEvents
+from reconcilers.kernel_log import KernelLog
 from reconcilers.look import Look
 from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
@@ -49,7 +50,7 @@ from reconcilers.plan import (
 )
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
-from reconcilers.source import Pin, look_at, pinned
+from reconcilers.source import Pin, found, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
@@ -159,6 +160,7 @@ class Host:
         """Be told by the kernel of what happens behind our back to devices and images, for the length of the block."""
         with (
             KernelEvents(self._device_changed),
+            KernelLog(self._request_failed),
             HoldEvents(self._requests, lambda disk: self._tell(disk, Trigger.COMMAND)),
             FileEvents(self._on_change, self._pools) as self._files,
         ):
@@ -171,6 +173,10 @@ class Host:
         devices = by_kind.get(kind)
         disk = devices.lost(int(node.removeprefix(kind))) if devices and node != kind else None
         self._tell(disk, Trigger.KERNEL)
+
+    def _request_failed(self, node: str) -> None:
+        for key in [key for key, one in list(self._seen.items()) if one.device_path == node]:
+            self._on_change(key, Trigger.KERNEL)
 
     def _tell(self, disk: str | None, trigger: Trigger) -> None:
         if key := self._names.get(disk or ""):
@@ -285,7 +291,7 @@ class Host:
         stray_link = None if attached and attached.device_path else self.paths.read(key)
         if self._files:
             self._files.follow(key, source_path, writer=Writer.of(attached))
-        return Actual(_look(source_path, self._pools) if source_path else None, attached, stray_link)
+        return Actual(found(source_path, self._pools) if source_path else None, attached, stray_link)
 
     def _attached(self, key: DiskKey) -> Attached | None:
         self._names[disk_id(key)] = key
@@ -390,10 +396,3 @@ class Host:
             )
             raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
         return self._by_backend[spec.backend]
-
-
-def _look(path: str, pools: Pools) -> Source | Fault:
-    try:
-        return look_at(path, pools)
-    except DiskError as error:
-        return Fault(error.reason, error.message)

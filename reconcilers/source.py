@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from reconcilers import block_layer
-from reconcilers.actual import SECTOR, FileId, Source, SourceKind
+from reconcilers.actual import SECTOR, Fault, FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import guest_disk_below
 from reconcilers.pools import DEVICES, Pools, opened_below, outside
@@ -88,6 +88,14 @@ def look_at(path: str, pools: Pools) -> Source:
     """
     with pinned(path, pools) as pin:
         return pin.source
+
+
+def found(path: str, pools: Pools) -> Source | Fault:
+    """As `look_at`; what is against it is an answer, too."""
+    try:
+        return look_at(path, pools)
+    except DiskError as error:
+        return Fault(error.reason, error.message)
 
 
 @contextmanager
