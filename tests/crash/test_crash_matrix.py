@@ -99,7 +99,7 @@ def _points(bench: CrashBench, scenario: Scenario) -> list[Point]:
     for effect in effects:
         seen[effect] += 1
         is_again = scenario.is_retried and seen[effect] > 1
-        if not is_again and (scenario.stores or not _is_of_store(effect)):
+        if not is_again and not _is_of_spool(effect) and (scenario.stores or not _is_of_store(effect)):
             points.append(Point(effect, seen[effect]))
     assert points, f"nothing happens in {scenario.name}"
     return points
@@ -107,6 +107,11 @@ def _points(bench: CrashBench, scenario: Scenario) -> list[Point]:
 
 def _is_of_store(effect: str) -> bool:
     return effect == "MQTT PUBACK" or effect.partition(" ")[2].partition("/")[0] == "state"
+
+
+def _is_of_spool(effect: str) -> bool:
+    """Events that the broker had not taken within a second: that is chance. bus/test_spool has the file cut short."""
+    return "state/events.jsonl" in effect
 
 
 def _crash(bench: CrashBench, scenario: Scenario, point: Point) -> list[str]:
