@@ -115,6 +115,25 @@ def no_free_descriptor(pid: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
+@contextmanager
+def little_memory(pid: int, size: int) -> Iterator[None]:
+    """What the process starts from now on may have so many bytes of its own (RLIMIT_DATA), and it no more itself."""
+    before = resource.prlimit(pid, resource.RLIMIT_DATA)
+    resource.prlimit(pid, resource.RLIMIT_DATA, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_DATA, before)
+
+
+def launcher_pid(bench: Bench) -> int:
+    """The process that starts the servers of the bench's agent."""
+    threads = Path(f"/proc/{agent_pid(bench)}/task").iterdir()
+    children = [pid for thread in threads for pid in (thread / "children").read_text().split()]
+    [launcher] = [pid for pid in children if "/jail\0serve" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return int(launcher)
+
+
 def write_through(device: Path, content: bytes) -> None:
     """Write to a device as a guest does, past the host's cache of the device, and have it on the disk."""
     with device.open("r+b", buffering=0) as file:

@@ -12,6 +12,8 @@ from tests.faults.harm import (
     fill,
     free,
     host_condition,
+    launcher_pid,
+    little_memory,
     memory_cgroup,
     no_free_descriptor,
     small_disk,
@@ -139,6 +141,20 @@ def test_a_server_that_cannot_start_is_told_and_the_disk_comes_up_when_it_can(
     bench.until_guest("vm3", "Up")
     (tmp_path / SERVER).unlink(missing_ok=True)
     (tmp_path / SERVER).symlink_to(server)
+    bench.until_guest("vm2", "Up")
+    assert identities(bench, "vm1") == before
+
+
+def test_a_server_that_gets_no_memory_is_told_and_the_disk_comes_up_when_there_is_some(bench: Bench) -> None:
+    bench.push_disks("vm1", *two_disks(bench, "a"))
+    bench.until_guest("vm1", "Up")
+    before = identities(bench, "vm1")
+    with little_memory(launcher_pid(bench), 12 << 20):
+        bench.push_disks("vm2", tap_disk("vda", bench.image("b.img")))
+        bench.push_disks("vm3", loop_disk("vda", bench.image("c.img")))
+        until_failed(bench, "vm2", "did not start: qemu")
+        assert bench.disk("vm2", "vda")["error"]["reason"] == "ServerFailed"
+        bench.until_guest("vm3", "Up")
     bench.until_guest("vm2", "Up")
     assert identities(bench, "vm1") == before
 
