@@ -127,8 +127,9 @@ class Daemon:
     @classmethod
     async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
         """Find out what the host can do, and make the agent for it."""
+        blktap = settings.blktap
         abilities = await probe(
-            settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
+            blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime
         )
         for backend, why in abilities.missing.items():
             log.warning("a backend is not available", backend=backend, why=why)

@@ -27,7 +27,9 @@ async def take_down(settings: Settings) -> dict[DiskKey, str | None]:
         DiskError: An agent runs; its disks are its own.
     """
     allowed = settings.blktap
-    abilities = await probe(allowed.servers, allowed.devices, frozenset(allowed.formats), allowed.jail)
+    abilities = await probe(
+        allowed.servers, allowed.devices, frozenset(allowed.formats), allowed.jail, settings.paths.runtime
+    )
     host = host_of(settings, abilities, on_change=lambda _key, _trigger: None)
     with host.owned_runtime():
         found, _ = await host.survey(set())

@@ -79,14 +79,15 @@ class Requested(Status):
 class Tap(Status):
     """How a tap serves its disk.
 
-    `export` is the mount point of a FUSE file or a unix socket; without `flushes`, what a guest flushes is on the
-    image's storage only by chance.
+    `export` is the mount point of a FUSE file or a unix socket; `unit` is the systemd service that the server runs in;
+    without `flushes`, what a guest flushes is on the image's storage only by chance.
     """
 
     server: ServerKind
     device: DeviceKind
     export: str
     process_id: int | None
+    unit: str | None = None
     flushes: bool
 
 

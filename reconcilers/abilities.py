@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
@@ -39,7 +40,11 @@ class HostAbilities:
 
 
 async def probe(
-    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format], jail: Jail
+    servers: Sequence[ServerKind],
+    devices: Sequence[DeviceKind],
+    formats: frozenset[Format],
+    jail: Jail,
+    runtime: Path,
 ) -> HostAbilities:
     """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
 
@@ -48,6 +53,7 @@ async def probe(
         devices: The ways to a tap's device that they allow, the preferred first.
         formats: Image formats that they may serve.
         jail: Whether a server may run where its jail lacks a piece.
+        runtime: The agent's runtime folder.
 
     Raises:
         DiskError: BackendUnavailable if no disk at all can be brought up safely.
@@ -57,7 +63,7 @@ async def probe(
             f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
         )
         raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
-    taps = await probe_taps(servers, devices, formats, jail)
+    taps = await probe_taps(servers, devices, formats, jail, runtime)
     missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
     if problem := unopenable("/dev/loop-control"):
         missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"

@@ -62,6 +62,7 @@ class TapFacts:
         device: How its export is made a block device.
         export: Where it exports: the mount point of a FUSE file, or a unix socket.
         process_id: The server's; None if it is gone, or just being started.
+        unit: The systemd service that the server runs in; None if there is none.
         flushes: Whether a guest's flush reaches the image's storage.
     """
 
@@ -69,6 +70,7 @@ class TapFacts:
     device: DeviceKind
     export: str
     process_id: int | None
+    unit: str | None
     flushes: bool
 
 

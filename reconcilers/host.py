@@ -381,7 +381,7 @@ class Host:
     async def close(self) -> None:
         """Stop watching. Every disk stays up."""
         await self._blktap.close()
-        self._abilities.taps.launcher.close()
+        self._abilities.taps.starter.close()
 
     def _backend(self, spec: DiskSpec) -> Reconciler:
         if spec.backend is None or spec.format is None:

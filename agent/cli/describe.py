@@ -122,6 +122,8 @@ def _disk_lines(status: GuestStatus, disk: DiskStatus) -> Lines:
     for image in disk.backing:
         yield f"  On top of:   {printable(image.source)} ({image.format})"
     yield f"  Backend:     {printable(backend(disk))}"
+    if tap := disk.effective and disk.effective.tap:
+        yield f"  Server:      {tap.server}, process {_or_dash(tap.process_id)}{f' in {tap.unit}' if tap.unit else ''}"
     yield f"  Device:      {_or_dash(disk.device_path)}, {size(disk.size_bytes)}, {disk.device}{_modes(disk)}"
     yield f"  Stable path: {printable(disk.stable_path or '-')}"
     if disk.unhonoured:

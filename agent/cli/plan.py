@@ -95,8 +95,9 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
     )
     outcomes = [outcome for file in files for outcome in parse_each(read(file, limits.max_bytes + 1), limits=limits)]
     guests = [outcome for outcome in outcomes if not isinstance(outcome, DocumentRejected)]
+    blktap = settings.blktap
     abilities = await probe(
-        settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
+        blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime
     )
     host = host_of(settings, abilities, on_change=lambda *_: None)
     try:

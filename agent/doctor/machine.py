@@ -39,10 +39,11 @@ async def machine(settings: Settings, agent_pid: int | None) -> list[Finding]:
         settings: Say which servers and formats may be used.
         agent_pid: The running agent, whose limits count; None if none runs.
     """
+    blktap = settings.blktap
     abilities = await probe(
-        settings.blktap.servers, settings.blktap.devices, frozenset(settings.blktap.formats), settings.blktap.jail
+        blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime
     )
-    abilities.taps.launcher.close()
+    abilities.taps.starter.close()
     return [
         *_kernel(),
         *_backends(abilities),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
@@ -12,7 +13,7 @@ from reconcilers.blktap.storage_daemon import StorageDaemon
 from reconcilers.blktap.tapdisk.probe import probe_tapdisk
 from reconcilers.blktap.tapdisk.server import Tapdisk
 from reconcilers.errors import DiskError
-from reconcilers.jail.launcher import Launcher
+from reconcilers.jail.launcher import Launcher, Starter
 from reconcilers.jail.profile import Jail
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskSpec, Format
@@ -27,7 +28,7 @@ class TapAbilities:
         devices: Never empty unless there is something `missing`.
         formats: What the settings allow of that which the servers open.
         missing: Why there can be no tap, and what to do about it; None if there can.
-        launcher: What starts storage daemons.
+        starter: What starts storage daemons.
         jail: What the settings say about hosts that can't give a server the whole jail.
         jail_lacks: What of the jail this host can't give, each piece with the reason.
         relay: What stands in front of a tapdisk for a FUSE export; None where the host lacks it.
@@ -37,7 +38,7 @@ class TapAbilities:
     devices: tuple[DeviceKind, ...]
     formats: frozenset[Format]
     missing: str | None
-    launcher: Launcher
+    starter: Starter
     jail: Jail
     jail_lacks: tuple[str, ...] = ()
     relay: StorageDaemon | None = field(default=None)
@@ -64,7 +65,7 @@ class TapAbilities:
 
     def every_server(self) -> dict[ServerKind, TapServer]:
         """One of each kind: a tap that is there is asked and stopped whatever the settings say by now."""
-        daemon = self.relay or StorageDaemon(storage_daemon.PROGRAM, self.launcher, self.jail)
+        daemon = self.relay or StorageDaemon(storage_daemon.PROGRAM, self.starter, self.jail)
         return {
             ServerKind.TAPDISK: Tapdisk(frozenset(), daemon),
             ServerKind.STORAGE_DAEMON: daemon,
@@ -73,7 +74,11 @@ class TapAbilities:
 
 
 async def probe_taps(
-    servers: Sequence[ServerKind], devices: Sequence[DeviceKind], formats: frozenset[Format], jail: Jail
+    servers: Sequence[ServerKind],
+    devices: Sequence[DeviceKind],
+    formats: frozenset[Format],
+    jail: Jail,
+    runtime: Path,
 ) -> TapAbilities:
     """Find out what can be had.
 
@@ -82,16 +87,17 @@ async def probe_taps(
         devices: The ways to a device that they allow, the preferred first.
         formats: Image formats that may be served.
         jail: Whether a server may run where its jail lacks a piece.
+        runtime: The agent's runtime folder.
     """
-    launcher = Launcher()
+    starter = _starter(runtime)
     if not servers:
-        return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)", launcher, jail)
+        return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)", starter, jail)
     version = await storage_daemon.version()
-    jail_lacks = await storage_daemon.lacking(launcher, DeviceKind.FUSE_LOOP) if version else ()
+    jail_lacks = await storage_daemon.lacking(starter, DeviceKind.FUSE_LOOP) if version else ()
     unjailed = _unjailed(jail_lacks) if jail is Jail.REQUIRE else None
-    daemon = StorageDaemon(version, launcher, jail) if version and not unjailed else None
+    daemon = StorageDaemon(version, starter, jail) if version and not unjailed else None
     jailed = daemon is not None and jail is Jail.REQUIRE
-    lacks = {kind: await _why_no_taps_over(kind, launcher, jailed=jailed) for kind in devices}
+    lacks = {kind: await _why_no_taps_over(kind, starter, jailed=jailed) for kind in devices}
     usable = tuple(kind for kind in devices if not lacks[kind])
     no_device = None if usable else "; ".join(filter(None, lacks.values())) or "the settings allow no device"
     found: dict[ServerKind, TapServer] = {}
@@ -122,21 +128,31 @@ async def probe_taps(
         devices=usable,
         formats=frozenset() if missing else opened & formats,
         missing=missing,
-        launcher=launcher,
+        starter=starter,
         jail=jail,
         jail_lacks=jail_lacks,
         relay=daemon,
     )
 
 
-async def _why_no_taps_over(kind: DeviceKind, launcher: Launcher, *, jailed: bool) -> str | None:
+async def _why_no_taps_over(kind: DeviceKind, starter: Starter, *, jailed: bool) -> str | None:
     """Why no tap has a device of a kind; None if one can.
 
     A server that mounts nothing has another jail, which may lack what that of a FUSE export does not need.
     """
     if (why := why_no_device(kind)) or not jailed or kind is DeviceKind.FUSE_LOOP:
         return why
-    return _unjailed(await storage_daemon.lacking(launcher, kind))
+    return _unjailed(await storage_daemon.lacking(starter, kind))
+
+
+def _starter(runtime: Path) -> Starter:
+    """Units where systemd has made the runtime folder (systemd.exec(5)), as theirs names it; else session leaders."""
+    if os.environ.get("RUNTIME_DIRECTORY") != str(runtime):
+        return Launcher()
+    from reconcilers.jail.units import UnitStarter  # noqa: PLC0415 - D-Bus takes its time to load
+    from reconcilers.systemd import Systemd  # noqa: PLC0415
+
+    return UnitStarter(runtime, Systemd())
 
 
 def _unjailed(lacks: Sequence[str]) -> str | None:

@@ -369,6 +369,7 @@ def _facts(tap: TapFolder, record: TapRecord, *, alive: bool) -> TapFacts:
         device=record.device_kind,
         export=str(tap.export if fuse else tap.nbd),
         process_id=tap.noted_process_id() if alive else None,
+        unit=tap.unit() if alive else None,
         flushes=record.tuning.cache is not Cache.UNSAFE,
     )
 

@@ -24,7 +24,7 @@ from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_argume
 from reconcilers.blktap.stillness import stop_process, sync_image
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
-from reconcilers.jail.launcher import Launcher
+from reconcilers.jail.launcher import Starter
 from reconcilers.jail.order import Order
 from reconcilers.jail.profile import Jail, order
 from reconcilers.jail.warden import FIRST_DESCRIPTOR
@@ -54,7 +54,7 @@ async def version() -> str | None:
     return f"{PROGRAM} {words[2]}" if len(words) > 2 else PROGRAM  # noqa: PLR2004
 
 
-async def lacking(launcher: Launcher, device: DeviceKind) -> tuple[str, ...]:
+async def lacking(starter: Starter, device: DeviceKind) -> tuple[str, ...]:
     """What of the jail of a server behind such a device this host can't give, each piece with the reason.
 
     Found out by going into one.
@@ -62,10 +62,10 @@ async def lacking(launcher: Launcher, device: DeviceKind) -> tuple[str, ...]:
     try:
         mount_point = Path("/export") if device is DeviceKind.FUSE_LOOP else None
         wanted = order([PROGRAM, "--version"], mount_point=mount_point, jail=Jail.BEST_EFFORT)
-        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                return (await launcher.launch(wanted, nowhere, ())).lacking
+                return (await starter.launch("probe", wanted, nowhere, ())).lacking
         finally:
             os.close(nowhere)
     except (OSError, TimeoutError) as error:
@@ -101,9 +101,9 @@ class StorageDaemon:
     kind = ServerKind.STORAGE_DAEMON
     formats = frozenset(DRIVERS)
 
-    def __init__(self, version: str, launcher: Launcher, jail: Jail) -> None:
+    def __init__(self, version: str, starter: Starter, jail: Jail) -> None:
         self.version = version
-        self._launcher = launcher
+        self._starter = starter
         self._jail = jail
 
     def lacks(self, spec: DiskSpec) -> str | None:
@@ -152,22 +152,25 @@ class StorageDaemon:
             lock_fd = os.open(tap.lock, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, lock_fd)
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            log = stack.enter_context(tap.log.open("ab"))
+            log = stack.enter_context(tap.log.open("a+b"))
             inherited = [*(listener.fileno() for listener in listeners), lock_fd, *image_fds]
             if _record(tap).device_kind is DeviceKind.NBD:
                 inherited.append(stack.enter_context(_listener(tap.nbd)).fileno())
-            wanted = await asyncio.to_thread(self._order, tap, len(image_fds))
-            launched = await self._launcher.launch(wanted, log.fileno(), inherited)
+            wanted = await asyncio.to_thread(self._order, tap, len(image_fds), FIRST_DESCRIPTOR + len(inherited))
+            launched = await self._starter.launch(tap.name, wanted, log.fileno(), inherited)
             await asyncio.to_thread(tap.note_process, launched.pid)
 
-    def _order(self, tap: TapFolder, images: int) -> Order:
+    def _order(self, tap: TapFolder, images: int, behind: int) -> Order:
         record, mount_point = _record(tap), tap.export_inside
+        watch = _monitor("watch", f"fd={behind}") if self._starter.watches else []
         return order(
-            _command(record, range(_FIRST_IMAGE, _FIRST_IMAGE + images), mount_point),
+            [*_command(record, range(_FIRST_IMAGE, _FIRST_IMAGE + images), mount_point), *watch],
             mount_point=mount_point if record.device_kind is DeviceKind.FUSE_LOOP else None,
             io_uring=record.tuning.io is Aio.IO_URING,
             connects_to=record.relays,
             jail=self._jail,
+            fields={"GUEST": record.guest, "TARGET": record.target},
+            held=tap.held_file,
         )
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:
@@ -274,16 +277,15 @@ async def _end(tap: TapFolder) -> None:
 def _command(record: TapRecord, images: Sequence[int], mount_point: Path) -> list[str]:
     return [
         PROGRAM,
-        *_monitor("control", _CONTROL),
-        *_monitor("events", _EVENTS),
+        *_monitor("control", f"fd={_CONTROL},server=on,wait=off"),
+        *_monitor("events", f"fd={_EVENTS},server=on,wait=off"),
         *node_arguments(record, images),
         *export_arguments(record, mount_point, _FIRST_IMAGE + len(images)),
     ]
 
 
-def _monitor(name: str, listener_fd: int) -> list[str]:
-    chardev = f"socket,id={name},fd={listener_fd},server=on,wait=off"
-    return ["--chardev", chardev, "--monitor", f"chardev={name}"]
+def _monitor(name: str, socket_options: str) -> list[str]:
+    return ["--chardev", f"socket,id={name},{socket_options}", "--monitor", f"chardev={name}"]
 
 
 def _record(tap: TapFolder) -> TapRecord:

@@ -127,6 +127,11 @@ class TapFolder:
         return cls(path.parent) if path.name == _EXPORT and path.parent.parent.name == TAPS else None
 
     @property
+    def name(self) -> str:
+        """A word that no other tap of the host's has."""
+        return f"{self.path.parent.name}-{self.path.name}" if self.mount_point else self.path.name
+
+    @property
     def qmp(self) -> Path:
         """The control socket."""
         return self.path / "qmp.sock"
@@ -222,23 +227,24 @@ class TapFolder:
             return None
 
     @property
-    def _held(self) -> Path:
+    def held_file(self) -> Path:
+        """There while the server is kept from writing."""
         return self.path / "held"
 
     def note_hold(self, *, done: bool) -> None:
         """Remember that the server is about to be kept from writing, or that it is."""
-        self._held.write_text("done" if done else "begun", encoding="ascii")
+        self.held_file.write_text("done" if done else "begun", encoding="ascii")
 
     def held(self) -> bool | None:
         """Whether the server is kept from writing; None if it is not, False if it may be."""
         try:
-            return self._held.read_text(encoding="ascii") == "done"
+            return self.held_file.read_text(encoding="ascii") == "done"
         except FileNotFoundError:
             return None
 
     def note_release(self) -> None:
         """The server goes on."""
-        self._held.unlink(missing_ok=True)
+        self.held_file.unlink(missing_ok=True)
 
     def alive(self) -> bool:
         """Whether the server runs, and its relay if it has one."""
@@ -316,6 +322,16 @@ class TapFolder:
             return int(self.pid_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+    def unit(self) -> str | None:
+        """The systemd service that the server runs in; None if it runs in none, or not at all."""
+        try:
+            groups = Path(f"/proc/{self.process_id()}/cgroup").read_text(encoding="utf-8").splitlines()
+        except (OSError, DiskError):
+            return None
+        # One line, or one for each hierarchy, of which systemd's own is one (cgroups(7)).
+        names = (group.rpartition("/")[2] for group in groups)
+        return next((name for name in names if name.endswith(".service")), None)
 
     def process_ids(self) -> list[int]:
         """Those of the server and of its relay, as far as they run."""

@@ -6,6 +6,7 @@ The order matters: each piece needs what a later one takes away.
 import os
 import resource
 import stat
+from collections.abc import Callable, Sequence
 
 from reconcilers.jail import kernel
 from reconcilers.jail.order import Order
@@ -18,8 +19,16 @@ _BIND_AND_CONNECT = 3  # LANDLOCK_ACCESS_NET_*: TCP
 _SOCKETS_AND_SIGNALS = 3  # LANDLOCK_SCOPE_*: abstract unix sockets and signals of processes outside
 
 
-def enter(order: Order) -> list[str]:
+Piece = tuple[str, Callable[[Order], None]]
+"""What it is called, and what takes it."""
+
+
+def enter(order: Order, pieces: Sequence[Piece]) -> list[str]:
     """Go into the jail.
+
+    Args:
+        order: How narrow it is.
+        pieces: `PIECES`, or `pieces_of_unit`.
 
     Returns:
         What of it can't be had here, each with the reason; always empty if the order is strict.
@@ -28,7 +37,7 @@ def enter(order: Order) -> list[str]:
         OSError: The order is strict and a piece can't be had.
     """
     lacking = []
-    for name, take in _PIECES:
+    for name, take in pieces:
         try:
             take(order)
         except OSError as error:
@@ -49,7 +58,7 @@ def _own_users(_: Order) -> None:
     helper = os.fork()
     if helper == 0:
         os.close(go)
-        os._exit(_write_maps(target) if os.read(gate, 1) else 0)
+        os._exit(map_users(target) if os.read(gate, 1) else 0)
     os.close(gate)
     try:
         kernel.unshare(kernel.CLONE_NEWUSER)
@@ -61,7 +70,8 @@ def _own_users(_: Order) -> None:
         raise OSError(code, f"uid_map: {os.strerror(code)}")
 
 
-def _write_maps(pid: int) -> int:
+def map_users(pid: int) -> int:
+    """Give a process in a user namespace of its own all ids that we have. Returns 0, or an errno."""
     try:
         for name in ("uid_map", "gid_map"):
             with open(f"/proc/self/{name}", encoding="ascii") as mine:  # noqa: PTH123 - pathlib loads slowly
@@ -181,8 +191,10 @@ def _filter(order: Order) -> None:
     kernel.filter_system_calls(order.system_calls)
 
 
-_PIECES = (
-    ("user namespace", _own_users),
+_USERS = "user namespace"
+
+PIECES: tuple[Piece, ...] = (
+    (_USERS, _own_users),
     ("network namespace", _own_network),
     ("other namespaces", _own_rest),
     ("file tree", _own_files),
@@ -193,3 +205,19 @@ _PIECES = (
     ("landlock", _landlock),
     ("seccomp", _filter),
 )
+
+
+def pieces_of_unit(ask: Callable[[], int]) -> list[Piece]:
+    """For a process that systemd has started without capabilities, with a network, IPC and host name of its own.
+
+    Args:
+        ask: Has somebody who may do so call `map_users` for us, and returns what that did.
+    """
+
+    def own_users(_: Order) -> None:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        if code := ask():
+            raise OSError(code, f"uid_map: {os.strerror(code)}")
+
+    given = {_own_network, _own_rest}
+    return [(_USERS, own_users), *(piece for piece in PIECES[1:] if piece[1] not in given)]

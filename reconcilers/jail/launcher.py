@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from reconcilers.jail.order import Order
 
@@ -28,20 +29,22 @@ class Launched:
     lacking: tuple[str, ...]
 
 
-class Launcher:
-    """Starts processes that are in a jail and outlive us. The launcher process is started when it is first needed."""
+class Starter(Protocol):
+    """Starts processes that are in a jail and outlive us.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+    Attributes:
+        watches: Whether they are asked for signs of life, at the descriptor behind those that they inherit.
+    """
 
-    async def launch(self, order: Order, log_fd: int, descriptors: Sequence[int]) -> Launched:
+    watches: bool
+
+    async def launch(self, name: str, order: Order, log_fd: int, descriptors: Sequence[int]) -> Launched:
         """Start a process.
 
         Args:
+            name: What it is called where it has a name; no two have the same at one time.
             order: What is started, and how narrow its jail is.
-            log_fd: Where it prints to.
+            log_fd: Where it prints to; open for reading, too.
             descriptors: It inherits them as 3, 4 and so on. Close them afterwards.
 
         Returns:
@@ -50,16 +53,34 @@ class Launcher:
         Raises:
             OSError: It was not started, and why.
         """
+
+    def close(self) -> None:
+        """Let go of what starts them; what was started goes on."""
+
+
+class Launcher:
+    """Starts them as session leaders. The launcher process is started when it is first needed."""
+
+    watches = False
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    async def launch(self, name: str, order: Order, log_fd: int, descriptors: Sequence[int]) -> Launched:
+        """See `Starter`."""
+        del name
         report, its_end = os.pipe2(os.O_CLOEXEC)
         with os.fdopen(report, "rb", buffering=0) as pipe:
             try:
                 await asyncio.to_thread(self._send, order.encode(), [its_end, log_fd, *descriptors])
             finally:
                 os.close(its_end)
-            return _launched(await _read_to_end(pipe.fileno()))
+            return launched(await _read_to_end(pipe.fileno()))
 
     def close(self) -> None:
-        """End the launcher process; what it has started goes on."""
+        """See `Starter`."""
         with self._lock:
             self._end()
 
@@ -112,9 +133,14 @@ async def _read_to_end(fd: int) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
-def _launched(report: str) -> Launched:
+def launched(report: str) -> Launched:
+    """What a whole report says.
+
+    Raises:
+        OSError: Nothing was started.
+    """
     lines = [line.partition(" ") for line in report.splitlines()]
     said = {word: rest for word, _, rest in lines}
     if "failed" in said or "pid" not in said:
-        raise OSError(said.get("failed", "the launcher process ended before it had started the server"))
+        raise OSError(said.get("failed", "what starts it ended before it had started the server"))
     return Launched(int(said["pid"]), tuple(rest for word, _, rest in lines if word == "lacks"))

@@ -18,6 +18,8 @@ class Order:
         landlocked: It opens nothing but `files` and its own descriptors from number 3 on, and mounts nothing.
         system_calls: The program of the seccomp filter, an array of struct sock_filter.
         strict: Whether to start nothing when a piece of the jail can't be had; otherwise the rest is made do with.
+        fields: What the journal is to know of what it prints, where it is told: names and values.
+        held: Path of a file that is there while it is kept from working on purpose, which is no hang; "" for none.
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class Order:
         landlocked: bool,
         system_calls: bytes,
         strict: bool,
+        fields: dict[str, str],
+        held: str,
     ) -> None:
         self.program = program
         self.arguments = arguments
@@ -46,6 +50,8 @@ class Order:
         self.landlocked = landlocked
         self.system_calls = system_calls
         self.strict = strict
+        self.fields = fields
+        self.held = held
 
     def encode(self) -> bytes:
         """For one packet. Marshal, because it is built in and both ends are one installation."""

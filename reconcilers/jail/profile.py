@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import subprocess
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,8 @@ def order(
     io_uring: bool = False,
     connects_to: str | None = None,
     jail: Jail = Jail.REQUIRE,
+    fields: Mapping[str, str] | None = None,
+    held: Path | None = None,
 ) -> Order:
     """An order for a server.
 
@@ -49,6 +52,8 @@ def order(
         io_uring: Whether it may use that interface; it is a large one.
         connects_to: Path of the unix socket that it may connect to, if there is one.
         jail: What to do if a piece of the jail can't be had.
+        fields: See `Order`.
+        held: See `Order`.
 
     Raises:
         FileNotFoundError: The host lacks the program.
@@ -76,6 +81,8 @@ def order(
         landlocked=not mounts,
         system_calls=system_calls(groups),
         strict=jail is Jail.REQUIRE,
+        fields=dict(fields or {}),
+        held=str(held or ""),
     )
 
 

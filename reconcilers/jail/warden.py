@@ -1,14 +1,16 @@
-"""The launcher process: takes orders from the agent and starts servers that outlive it.
+"""What starts servers, outside of the agent.
 
 Two ways of being called:
 
-    jail serve FD        takes orders on a socket until the agent is gone, and forks for each
-    jail become SOCKET   asks for one order at a socket and becomes that server: the program of a systemd unit
+    jail serve FD        the launcher process: takes orders on a socket until the agent is gone, and forks for each
+    jail become SOCKET   the program of a systemd unit: asks for one order at a socket, and looks after that server
 
 An order is one packet with descriptors (unix(7), SCM_RIGHTS): where to report, the log, and those that the server
-inherits as 3, 4 and so on. The report is read until its end, which is the server's start:
+inherits as 3, 4 and so on. In a unit, the report goes where the order came from, and behind the others the server has
+a socket at which it is asked for signs of life. The report is read until its end, which is the server's start:
 
     pid 4711
+    users                  wants its user namespace's maps written, and reads an errno as its answer; in a unit only
     lacks seccomp: …       a piece of the jail that can't be had
     failed …               the server was not started
 """
@@ -18,14 +20,24 @@ import fcntl
 import os
 import signal
 import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from reconcilers.jail.enter import enter
+from reconcilers.jail.enter import PIECES, Piece, enter, pieces_of_unit
 from reconcilers.jail.order import Order
+from reconcilers.jail.pulse import look_after
 
 PACKET_BYTES = 1 << 17
 FIRST_DESCRIPTOR = 3
+USERS = b"users\n"
 _DESCRIPTORS_MAX = 64
 _OUT_OF_THE_WAY = 512  # numbers from here on are free for a moment's use
+
+
+def run() -> None:
+    """The program `tapster-tap`."""
+    main(sys.argv[1:])
 
 
 def main(words: list[str]) -> None:
@@ -34,10 +46,7 @@ def main(words: list[str]) -> None:
         case ["serve", number]:
             _serve(socket.socket(fileno=int(number)))
         case ["become", path]:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
-                agent.connect(path)
-                packet, descriptors = _receive(agent)
-            _become(packet, descriptors)
+            _be_unit(path)
         case _:
             raise SystemExit("usage: jail serve FD | jail become SOCKET")
 
@@ -51,9 +60,39 @@ def _serve(agent: socket.socket) -> None:
         if os.fork() == 0:
             agent.close()
             os.setsid()
-            _become(packet, descriptors)
+            become(packet, descriptors, lambda _: PIECES)
         for fd in descriptors:
             os.close(fd)
+
+
+def _be_unit(path: str) -> None:
+    agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        agent.connect(path)
+    except OSError as error:
+        raise SystemExit(f"{path}: {error.strerror}; no agent waits there: only an agent starts this unit") from error
+    packet, descriptors = _receive(agent)
+    if not packet:
+        raise SystemExit("the agent has no order any more")
+    ours, its = socket.socketpair()
+    server = os.fork()
+    if server == 0:
+        report, its_end = agent.detach(), its.detach()
+        become(packet, [report, *descriptors, its_end], lambda report: pieces_of_unit(_by_agent(report)))
+    log, *rest = descriptors
+    for fd in rest:
+        os.close(fd)
+    its.close()
+    agent.close()
+    look_after(server, ours, log, Order.decode(packet))
+
+
+def _by_agent(report: int) -> Callable[[], int]:
+    def ask() -> int:
+        os.write(report, USERS)
+        return int(os.read(report, 16) or b"5")  # EIO: the agent has gone
+
+    return ask
 
 
 def _receive(agent: socket.socket) -> tuple[bytes, list[int]]:
@@ -65,8 +104,14 @@ def _receive(agent: socket.socket) -> tuple[bytes, list[int]]:
     return packet, list(numbers)
 
 
-def _become(packet: bytes, descriptors: list[int]) -> None:
-    """Never returns."""
+def become(packet: bytes, descriptors: list[int], pieces: Callable[[int], Sequence[Piece]]) -> None:
+    """Be the server of an order. Never returns.
+
+    Args:
+        packet: The order.
+        descriptors: Where to report, the log, and those that the server inherits.
+        pieces: Those of the jail, given the report's final number.
+    """
     report, log, *inherited = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in descriptors)
     for fd in descriptors:
         os.close(fd)
@@ -81,12 +126,13 @@ def _become(packet: bytes, descriptors: list[int]) -> None:
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR + len(inherited))
         os.closerange(report + 1, 1 << 16)
         os.umask(0o077)
-        for lacking in enter(order):
+        for lacking in enter(order, pieces(report)):
             os.write(report, f"lacks {lacking}\n".encode())
         os.execve(order.program, order.arguments, order.environment)  # noqa: S606  # nosec B606
     except OSError as error:
-        os.write(
-            report, f"failed {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n".encode()
-        )
+        with suppress(OSError):  # nobody reads it any more
+            os.write(
+                report, f"failed {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n".encode()
+            )
     finally:
         os._exit(1)

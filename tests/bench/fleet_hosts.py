@@ -56,9 +56,7 @@ def settings(folder: Path, port: int, number: int) -> Settings:
 def abilities() -> HostAbilities:
     """What the simulated kernel can do."""
     why = "the simulated kernel has no taps"
-    taps = TapAbilities(
-        servers={}, devices=(), formats=frozenset(), missing=why, launcher=Launcher(), jail=Jail.REQUIRE
-    )
+    taps = TapAbilities(servers={}, devices=(), formats=frozenset(), missing=why, starter=Launcher(), jail=Jail.REQUIRE)
     return HostAbilities(missing={Backend.BLKTAP: why}, taps=taps, kernel="simulated")
 
 

@@ -53,7 +53,7 @@ def jailed(wanted: Order, descriptors: Sequence[int] = ()) -> Iterator[Cell]:
     launcher = Launcher()
     with tempfile.NamedTemporaryFile() as log:
         try:
-            launched = asyncio.run(launcher.launch(wanted, log.fileno(), descriptors))
+            launched = asyncio.run(launcher.launch("cell", wanted, log.fileno(), descriptors))
             with _ending(launched.pid):
                 yield Cell(launched.pid, Path(log.name))
         finally:
@@ -67,9 +67,9 @@ def jailed_without(piece: str, wanted: Order) -> Iterator[Cell]:
     with tempfile.NamedTemporaryFile() as log:
         pid = os.fork()
         if pid == 0:
-            enter._PIECES = tuple((name, take) for name, take in enter._PIECES if name != piece)  # type: ignore[assignment]
+            pieces = [(name, take) for name, take in enter.PIECES if name != piece]
             wanted.strict = False  # seccomp can't be had without no_new_privs
-            warden._become(wanted.encode(), [its_end, log.fileno()])
+            warden.become(wanted.encode(), [its_end, log.fileno()], lambda _: pieces)
         os.close(its_end)
         with os.fdopen(report) as lines:
             said = lines.read()

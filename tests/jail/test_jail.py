@@ -80,7 +80,7 @@ def test_landlock_closes_what_the_file_tree_leaves_open() -> None:
 
 
 def test_every_piece_is_looked_at() -> None:
-    assert {name for name, _ in enter._PIECES} == {*HOLDS, "landlock"}
+    assert {name for name, _ in enter.PIECES} == {*HOLDS, "landlock"}
 
 
 def test_with_an_export_to_mount_it_has_one_capability_more_and_none_over_the_host() -> None:

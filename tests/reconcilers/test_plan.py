@@ -62,7 +62,12 @@ ON_LOOP = Attached(
     linked=True,
 )
 TAP = TapFacts(
-    server=ServerKind.STORAGE_DAEMON, device=DeviceKind.FUSE_LOOP, export="/export", process_id=7, flushes=True
+    server=ServerKind.STORAGE_DAEMON,
+    device=DeviceKind.FUSE_LOOP,
+    export="/export",
+    process_id=7,
+    unit=None,
+    flushes=True,
 )
 ON_AIO = replace(ON_LOOP, backend=Backend.BLKTAP, format=Format.AIO, tap=TAP)
 ON_NBD = replace(ON_AIO, tap=replace(TAP, device=DeviceKind.NBD))

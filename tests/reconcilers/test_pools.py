@@ -330,6 +330,6 @@ def test_a_kernel_that_can_not_is_refused_at_the_start(monkeypatch: pytest.Monke
     monkeypatch.setattr(openat2_module, "_OPENAT2", 9999)
     assert os.strerror(errno.ENOSYS) in (why_not() or "")
     with pytest.raises(DiskError) as refused:
-        asyncio.run(probe([], [], frozenset(), Jail.REQUIRE))
+        asyncio.run(probe([], [], frozenset(), Jail.REQUIRE, Path("/run/tapster")))
     assert refused.value.reason is Reason.BACKEND_UNAVAILABLE
     assert "5.6" in refused.value.message

@@ -1,6 +1,7 @@
 """Whatever is done to the agent by systemd, dpkg or a signal: disks stay up and writers on them notice nothing."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,11 +22,11 @@ def bring_up(machine: Machine) -> None:
     )
 
 
-def identities(machine: Machine) -> dict[str, tuple[str, int]]:
-    """What tells a device that was kept from one that was made anew."""
+def identities(machine: Machine) -> dict[str, tuple[str, int, dict[str, Any] | None]]:
+    """What tells a device and a server that were kept from those that were made anew."""
     disks = machine.disks()
     assert {disk["phase"] for disk in disks.values()} == {"Up"}, disks
-    return {name: (disk["device_path"], disk["diskseq"]) for name, disk in disks.items()}
+    return {name: (disk["device_path"], disk["diskseq"], disk["effective"].get("tap")) for name, disk in disks.items()}
 
 
 def kill(machine: Machine) -> None:

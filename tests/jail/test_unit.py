@@ -1,0 +1,156 @@
+"""The program of a tap's unit, with a test in systemd's place: what it asks of the agent, and what it tells."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from reconcilers.blktap.storage_daemon import PROGRAM
+from reconcilers.jail import warden
+from reconcilers.jail.launcher import Launched
+from reconcilers.jail.order import Order
+from reconcilers.jail.profile import order
+from reconcilers.jail.units import UnitStarter
+from reconcilers.systemd import Systemd
+
+pytestmark = pytest.mark.usefixtures("host_parts")
+
+APART = ("unshare", "--net", "--ipc", "--uts")
+"""What systemd gives a unit before its program starts."""
+
+WATCHDOG_USEC = 300_000
+SECONDS = 60
+
+
+class SystemdsPlace(Systemd):
+    """Starts a unit's program as systemd would, or with less around it."""
+
+    def __init__(self, orders: Path, around: Sequence[str], notify: Path) -> None:
+        super().__init__()
+        self._orders = orders
+        self._around = around
+        self._notify = notify
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def restart(self, unit: str) -> None:
+        name = unit.removeprefix("tapster-tap@").removesuffix(".service")
+        program = (sys.executable, "-I", "-S", str(Path(warden.__file__).parent), "become", str(self._orders / name))
+        surroundings = {
+            "NOTIFY_SOCKET": str(self._notify),
+            "WATCHDOG_USEC": str(WATCHDOG_USEC),
+            "PATH": os.environ["PATH"],
+        }
+        self.process = await asyncio.create_subprocess_exec(*self._around, *program, env=surroundings)
+
+    async def ended(self) -> int:
+        assert self.process
+        return await asyncio.wait_for(self.process.wait(), SECONDS)
+
+
+class Unit:
+    """A running one."""
+
+    def __init__(self, launched: Launched, systemd: SystemdsPlace, told: socket.socket) -> None:
+        self.server = launched.pid
+        self.lacking = launched.lacking
+        self.ended = systemd.ended
+        self._told = told
+
+    async def says(self) -> bytes:
+        """The next thing that systemd is told."""
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self._told, 4096), SECONDS)
+
+    async def is_silent(self) -> bool:
+        """Whether nothing comes in the time of several signs of life, once what was under way is there."""
+        await asyncio.sleep(WATCHDOG_USEC / 1e6)
+        while True:
+            try:
+                self._told.recv(4096)
+            except BlockingIOError:
+                break
+        await asyncio.sleep(WATCHDOG_USEC / 1e6)
+        try:
+            self._told.recv(4096)
+        except BlockingIOError:
+            return True
+        return False
+
+
+@asynccontextmanager
+async def unit(wanted: Order, around: Sequence[str] = APART) -> AsyncIterator[Unit]:
+    """A unit with a server in it."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryFile() as log,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as told,
+    ):
+        notify = Path(folder, "notify")
+        told.bind(str(notify))
+        systemd = SystemdsPlace(Path(folder, "orders"), around, notify)
+        try:
+            launched = await UnitStarter(Path(folder), systemd).launch("a", wanted, log.fileno(), ())
+            yield Unit(launched, systemd, told)
+            with suppress(ProcessLookupError):
+                os.kill(launched.pid, signal.SIGKILL)
+        finally:
+            await systemd.ended()
+
+
+def a_server(held: Path | None = None) -> Order:
+    command = [PROGRAM, "--chardev", "socket,id=watch,fd=3", "--monitor", "chardev=watch"]
+    return order(command, mount_point=None, held=held)
+
+
+async def test_signs_of_life_come_as_long_as_the_server_answers() -> None:
+    async with unit(a_server()) as one:
+        assert one.lacking == ()
+        assert await one.says() == b"WATCHDOG=1"
+        assert await one.says() == b"WATCHDOG=1"
+        os.kill(one.server, signal.SIGSTOP)
+        assert await one.is_silent()
+        os.kill(one.server, signal.SIGCONT)
+        assert await one.says() == b"WATCHDOG=1"
+
+
+async def test_a_server_that_is_held_on_purpose_counts_as_alive(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    async with unit(a_server(held)) as one:
+        assert await one.says()
+        held.touch()
+        os.kill(one.server, signal.SIGSTOP)
+        assert not await one.is_silent()
+        held.unlink()
+        assert await one.is_silent()
+
+
+async def test_a_unit_ends_as_its_server_did() -> None:
+    async with unit(a_server()) as one:
+        assert await one.says()  # by then it minds signals
+        os.kill(one.server, signal.SIGTERM)
+        assert await one.ended() == 0
+    async with unit(a_server()) as one:
+        os.kill(one.server, signal.SIGKILL)
+        assert await one.ended() == -signal.SIGKILL
+
+
+async def test_no_server_starts_where_systemd_has_given_less_than_the_jail_takes_for_granted() -> None:
+    with pytest.raises(OSError, match=r"user namespace: .*cross-device"):
+        async with unit(a_server(), ("unshare", "--net", "--ipc")):
+            pass
+
+
+async def test_a_unit_that_nobody_has_an_order_for_ends() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", str(Path(warden.__file__).parent), "become", "/nonexistent",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await asyncio.wait_for(process.communicate(), SECONDS)
+    assert process.returncode == 1
+    assert b"no agent waits there" in said
