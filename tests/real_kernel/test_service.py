@@ -1,31 +1,26 @@
 """The installed service with a guest of three disks: what udev, device policies and memory limits really do."""
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.real_kernel.conftest import IMAGES, push, run, until
+from tests.real_kernel.conftest import IMAGES, push, run
 from tests.workbench import loop_disk, tap_disk
 
-VOLUME = "/dev/of-a-guest/root"
+ELSEWHERE = Path("/root/lvm.raw")
+VOLUME = Path("/dev/of-a-guest/root")
+LABEL = Path("/dev/disk/by-label/of-a-guest")
 
 
 @pytest.fixture(scope="module")
 def disks() -> dict[str, dict[str, Any]]:
-    """The disks of a guest that made an LVM volume group of one, as each backend has it."""
-    image = Path("/root/lvm.raw")
-    with image.open("wb") as file:
-        file.truncate(64 << 20)
-    device = run("losetup", "--find", "--show", image)
-    run("pvcreate", device)
-    run("vgcreate", "of-a-guest", device)
-    run("lvcreate", "--yes", "--extents", "4", "--name", "root", "of-a-guest")
-    run("vgchange", "--activate", "n", "of-a-guest")
-    run("losetup", "--detach", device)
-    for name in ("a.raw", "b.raw"):
-        run("cp", "--sparse=always", image, IMAGES / name)
+    """The disks of a guest, which has a label on the first one and an LVM volume on the second."""
+    run("mke2fs", "-q", "-L", LABEL.name, IMAGES / "a.raw", "64M")
+    make_volume()
+    run("cp", "--sparse=always", ELSEWHERE, IMAGES / "b.raw")
     run("qemu-img", "create", "-q", "-f", "qcow2", IMAGES / "c.qcow2", "64M")
     return push(
         "vm1",
@@ -33,6 +28,28 @@ def disks() -> dict[str, dict[str, Any]]:
         tap_disk("vdb", IMAGES / "b.raw"),
         tap_disk("vdc", IMAGES / "c.qcow2", "qcow2"),
     )
+
+
+def make_volume() -> None:
+    """On a device that is no guest's, so that this host activates it, and then has to forget that it did."""
+    with ELSEWHERE.open("wb") as file:
+        file.truncate(64 << 20)
+    device = run("losetup", "--find", "--show", ELSEWHERE)
+    run("pvcreate", device)
+    run("vgcreate", VOLUME.parent.name, device)
+    run("lvcreate", "--yes", "--extents", "4", "--name", VOLUME.name, VOLUME.parent.name)
+    run("udevadm", "settle")
+    run("vgchange", "--activate", "n", VOLUME.parent.name)
+    run("losetup", "--detach", device)
+    run("udevadm", "settle")
+    for note in Path("/run/lvm").glob("*_online/*"):
+        note.unlink()
+
+
+def told(device: str) -> list[str]:
+    """What udev knows of a device."""
+    run("udevadm", "settle")
+    return run("udevadm", "info", "--query=property", device).splitlines()
 
 
 def test_each_backend_serves_under_the_units_limits(disks: dict[str, dict[str, Any]]) -> None:
@@ -47,17 +64,32 @@ def test_each_backend_serves_under_the_units_limits(disks: dict[str, dict[str, A
 
 
 def test_the_host_takes_no_guests_disk_for_its_own(disks: dict[str, dict[str, Any]]) -> None:
-    run("udevadm", "settle")
     for disk in disks.values():
-        told = run("udevadm", "info", "--query=property", disk["device_path"]).splitlines()
-        assert "TAPSTER_DISK=1" in told
-        assert not [line for line in told if line.startswith(("ID_FS_", "ID_PART_"))]
-    assert not Path(VOLUME).exists()
+        known = told(disk["device_path"])
+        assert "TAPSTER_DISK=1" in known
+        assert not [line for line in known if line.startswith(("ID_FS_", "ID_PART_"))]
+    assert not VOLUME.exists()
+    assert not LABEL.exists()
     assert "No devices found" in run("dmsetup", "ls")
-    # The same volume on a device that is nobody's guest's: this host would have it.
-    device = run("losetup", "--find", "--show", "/root/lvm.raw")
+    device = run("losetup", "--find", "--show", ELSEWHERE)
     try:
-        until(Path(VOLUME).exists)
+        assert "ID_FS_TYPE=LVM2_member" in told(device), "the same on a device that is no guest's"
     finally:
-        subprocess.run(["vgchange", "--quiet", "--activate", "n", "of-a-guest"], check=False)
         run("losetup", "--detach", device)
+
+
+def inside(cgroup: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program under the limits of a control group."""
+    enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup)]
+    return subprocess.run([*enter, *words], capture_output=True, text=True, check=False)
+
+
+def test_a_tap_is_held_to_its_devices_and_its_memory(disks: dict[str, dict[str, Any]]) -> None:
+    (line,) = Path(f"/proc/{disks['vdb']['tap']['process_id']}/cgroup").read_text().splitlines()
+    cgroup = Path("/sys/fs/cgroup") / line.removeprefix("0::/")
+    assert cgroup.name.startswith("tapster-tap@")
+    assert int((cgroup / "memory.max").read_text()) == 2 << 30
+    assert inside(cgroup, "head", "-c0", "/dev/null").returncode == 0
+    assert "Operation not permitted" in inside(cgroup, "head", "-c0", "/dev/kmsg").stderr
+    run("systemctl", "set-property", "--runtime", cgroup.name, "MemoryMax=96M")
+    assert inside(cgroup, "python3", "-c", "b'x' * (200 << 20)").returncode == -signal.SIGKILL

@@ -50,12 +50,14 @@ def run_tests(layers: Sequence[Path], work: Path, tests: Sequence[str], tell: Ca
         layers: Root file systems, the uppermost first; the last one has the kernel.
         work: A folder for the machine's own files.
         tests: As pytest takes them, below the checkout.
-        tell: Gets each line that the machine prints, at once.
+        tell: Gets each line that the machine prints, at once, and what is done before it does.
 
     Returns:
         pytest's exit status, or -1 if it never said so.
     """
+    tell("making the machine's disk")
     disk = _make_disk(layers, work, " ".join(tests))
+    tell("booting it; the first line comes after half a minute or two")
     ended = [
         int(found[1])
         for line in _boot(layers[-1] / "boot", disk, work / "console", tell)
