@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +27,7 @@ from reconcilers.file_events import FileEvents, Writer
 from reconcilers.holds import HoldEvents, HoldRequests
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.kernel_log import KernelLog
-from reconcilers.look import Look
+from reconcilers.look import Look, Orphan
 from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.loop.reconciler import LoopReconciler
@@ -50,7 +50,7 @@ from reconcilers.plan import (
 )
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
-from reconcilers.source import Pin, found, pinned
+from reconcilers.source import Pin, file_now, found, judged, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
@@ -61,14 +61,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 STALL_SECONDS = 5.0
 """How long a request may be in flight with nothing finished before its disk is looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """Something with our mark whose disk can't be named any more, since only its shortened label is left."""
-
-    label: str
-    device_path: str
 
 
 class Host:
@@ -249,17 +241,21 @@ class Host:
 
     def _look_and_attach(self, key: DiskKey, desired: DiskSpec | None, begin: Callable[[Step], None]) -> Look:
         source = desired.source if desired else None
-        actual = self._observe(key, source)
-        step = plan(desired, actual)
-        if not isinstance(step, Attach) or step.spec.backend is not Backend.LOOP or step.spec.source is None:
-            return Look(actual, step)
-        self._backend(step.spec)
-        with pinned(step.spec.source, self._pools) as pin:
+        with ExitStack() as stack:
+            there = self._attached_and_followed(key, source)
+            pin = judged(lambda: stack.enter_context(pinned(source, self._pools))) if source else None
+            actual = Actual(pin.source if isinstance(pin, Pin) else pin, *there)
+            step = plan(desired, actual)
+            if not isinstance(step, Attach) or step.spec.backend is not Backend.LOOP or not isinstance(pin, Pin):
+                return Look(actual, step)
+            self._backend(step.spec)
             if pin.source.kind is not SourceKind.FILE:  # a device has to be kept for us while we look who has it
                 return Look(actual, step)
             begin(step)
             warning = self._loop.attach_here(step.spec, pin)
-        actual = self._observe(key, source)
+            # The name was followed before we looked, the file's length is from here on: so that is looked at again.
+            there = self._attached_and_followed(key, source)
+            actual = Actual(judged(lambda: file_now(pin, self._pools)), *there)
         return Look(actual, plan(desired, actual), done=step, warning=warning)
 
     async def attached(self, key: DiskKey) -> Attached | None:
@@ -287,11 +283,14 @@ class Host:
             self._files.tell_of_writer(key)
 
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
+        there = self._attached_and_followed(key, source_path)
+        return Actual(found(source_path, self._pools) if source_path else None, *there)
+
+    def _attached_and_followed(self, key: DiskKey, source_path: str | None) -> tuple[Attached | None, str | None]:
         attached = self._attached(key)
-        stray_link = None if attached and attached.device_path else self.paths.read(key)
         if self._files:
             self._files.follow(key, source_path, writer=Writer.of(attached))
-        return Actual(found(source_path, self._pools) if source_path else None, attached, stray_link)
+        return attached, None if attached and attached.device_path else self.paths.read(key)
 
     def _attached(self, key: DiskKey) -> Attached | None:
         self._names[disk_id(key)] = key

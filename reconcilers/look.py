@@ -1,4 +1,4 @@
-"""What came of one look at a disk."""
+"""What came of a look at a disk, or at the whole host."""
 
 from dataclasses import dataclass
 
@@ -21,3 +21,11 @@ class Look:
     step: Step
     done: Step | None = None
     warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Something with our mark whose disk can't be named any more, since only its shortened label is left."""
+
+    label: str
+    device_path: str

@@ -92,10 +92,7 @@ def look_at(path: str, pools: Pools) -> Source:
 
 def found(path: str, pools: Pools) -> Source | Fault:
     """As `look_at`; what is against it is an answer, too."""
-    try:
-        return look_at(path, pools)
-    except DiskError as error:
-        return Fault(error.reason, error.message)
+    return judged(lambda: look_at(path, pools))
 
 
 @contextmanager
@@ -113,6 +110,23 @@ def pinned(path: str, pools: Pools) -> Iterator[Pin]:
         except OSError as error:
             raise _opening_failed(path, error, writable=False) from error
         yield Pin(path, fd, _device(path, facts, pools) if base == DEVICES else _file(path, facts, pools))
+
+
+def file_now(pin: Pin, pools: Pools) -> Source:
+    """What a pinned regular file is by now.
+
+    Raises:
+        DiskError: As `pinned`, but for what concerns its path.
+    """
+    return _file(pin.path, os.fstat(pin.fd), pools)
+
+
+def judged(find: Callable[[], T]) -> T | Fault:
+    """What `find` returns, or why it can't be used."""
+    try:
+        return find()
+    except DiskError as error:
+        return Fault(error.reason, error.message)
 
 
 def inspected(pin: Pin, inspect: Callable[[OpenSource], T]) -> T:

@@ -43,7 +43,7 @@ class LoopReconciler:
             logical_block_size=device.logical_block_size,
             read_only=LoopFlags.READ_ONLY in device.flags,
             tuning=tuning,
-            asked=self._asked.get(key, replace(tuning, io=None, discard=not control.discard_stopped(device))),
+            asked=self._asked.get(key) or replace(tuning, io=None, discard=not control.discard_stopped(device)),
             slice_offset=device.offset,
             slice_size=device.size_limit or None,
             server=SERVER,

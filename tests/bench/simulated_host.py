@@ -14,8 +14,7 @@ from typing import NoReturn
 from reconcilers.actual import Actual, Attached, FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.honour import possible
-from reconcilers.host import Orphan
-from reconcilers.look import Look
+from reconcilers.look import Look, Orphan
 from reconcilers.plan import Adopt, Attach, Detach, Keep, Nothing, Refuse, Replace, Step, plan
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
