@@ -204,7 +204,8 @@ class Daemon:
         for orphan in orphans:
             log.warning("a device of ours belongs to no known disk", device=orphan.device_path, label=orphan.label)
         self._controller.enqueue(sorted(found | self._world.all_keys()), cause)
-        self._reporter.show_all()
+        if cause is not Cause.TIMER:  # what each look finds is shown anyway
+            self._reporter.show_all()
 
     async def _resync_for_ever(self) -> None:
         while True:
