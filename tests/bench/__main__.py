@@ -1,9 +1,10 @@
 """Measure tapster beside what one would use instead, and print one table of ratios.
 
-    python -m tests.bench                   two minutes, small sizes
-    python -m tests.bench --full            half an hour: the sizes that the targets are about
+    python -m tests.bench                   two minutes, small sizes; ten at most
+    python -m tests.bench --full            half an hour: the sizes that the targets are about; an hour at most
     python -m tests.bench --only loop,help  some families of figures
     python -m tests.bench --json FILE       everything that was measured, for programs
+    python -m tests.bench --within SECONDS  another limit; what was measured by then is printed
 
 Run it as root in the checkout, on a host with /dev/loop-control, /dev/fuse, mosquitto, qemu-storage-daemon and
 losetup; gcc is used if it is there. Real agents, brokers, kernels and servers in folders of their own: nothing of
@@ -18,6 +19,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,13 @@ from tests.bench.figures import Figure, show, write
 
 FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth", "io")
 PROGRAMS = ("mosquitto", "qemu-storage-daemon", "qemu-img", "losetup")
+_ENDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "interrupted",
+    signal.SIGALRM: "the time was up; give it more with --within",
+}
+"""What ends a run early, in the words of the table."""
+
 NODES = ("/dev/loop-control", "/dev/fuse")
 
 
@@ -47,6 +56,7 @@ class Sizes:
     growth: tuple[int, int]
     rounds: int
     io: float
+    within: int
 
 
 SMALL = Sizes(
@@ -60,6 +70,7 @@ SMALL = Sizes(
     growth=(50, 400),
     rounds=3,
     io=1,
+    within=600,
 )
 FULL = Sizes(
     disks=1000,
@@ -72,6 +83,7 @@ FULL = Sizes(
     growth=(250, 4000),
     rounds=5,
     io=5,
+    within=3600,
 )
 
 
@@ -84,19 +96,22 @@ def main() -> int:
         console.print(f"the benchmark needs {why}")
         return 1
     _end_in_order()
+    signal.alarm(sizes.within)
     families = _families(sizes, skipped)
     code = 0
     for name in options.only or FAMILIES:
-        console.print(f"… {name}", style="dim")
+        began = time.monotonic()
         try:
             figures += families[name]()
+            console.print(f"{name}: measured in {time.monotonic() - began:.0f} s", style="dim")
         except RuntimeError as error:
             skipped.append(f"{name}: {error}")
             code = 1
-        except KeyboardInterrupt:
-            skipped.append(f"{name} and what follows: interrupted")
+        except KeyboardInterrupt as end:
+            skipped.append(f"{name} and what follows: {end}")
             code = 130
             break
+    signal.alarm(0)
     show(figures, skipped, console)
     if options.json:
         write(figures, skipped, options.json)
@@ -135,6 +150,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--taps", type=int, help="qcow2 disks to bring up")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
     parser.add_argument("--only", type=_names, metavar="FAMILY,…", help=f"of {', '.join(FAMILIES)}")
+    parser.add_argument("--within", type=int, metavar="SECONDS", help="be done by then, with what was measured so far")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser.parse_args()
 
@@ -159,6 +175,7 @@ def _sizes(options: argparse.Namespace) -> Sizes:
         growth=sizes.growth,
         rounds=options.rounds or sizes.rounds,
         io=sizes.io,
+        within=options.within or sizes.within,
     )
 
 
@@ -171,15 +188,15 @@ def _lacking() -> str:
 
 
 def _end_in_order() -> None:
-    """Ctrl-C and SIGTERM unwind everything, once: a second one must not cut the cleaning short."""
+    """Ctrl-C, SIGTERM and the limit unwind everything, once: a second one must not cut the cleaning short."""
 
-    def leave(*_: object) -> NoReturn:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    def leave(number: int, _: object) -> NoReturn:
+        for each in _ENDS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(_ENDS[signal.Signals(number)])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+    for each in _ENDS:
+        signal.signal(each, leave)
 
 
 if __name__ == "__main__":
