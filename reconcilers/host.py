@@ -56,6 +56,7 @@ from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
 from reconcilers.trigger import Trigger
+from reconcilers.turns import Turns
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -94,7 +95,7 @@ class Host:
         self._names: dict[str, DiskKey] = {}
         self._seen: dict[DiskKey, Attached] = {}
         self._suspects: set[DiskKey] = set()
-        self._device_locks: dict[int, asyncio.Lock] = {}
+        self._turns = Turns()
         self._pools = pools
         self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
@@ -249,7 +250,8 @@ class Host:
             if not isinstance(step, Attach) or step.spec.backend is not Backend.LOOP or not isinstance(pin, Pin):
                 return Look(actual, step)
             self._backend(step.spec)
-            if pin.source.kind is not SourceKind.FILE:  # a device has to be kept for us while we look who has it
+            alone = stack.enter_context(self._turns.at_once(pin.source.identity))
+            if not alone or pin.source.kind is not SourceKind.FILE:  # of a device it takes time to see who has it
                 return Look(actual, step)
             begin(step)
             warning = self._loop.attach_here(step.spec, pin)
@@ -356,21 +358,17 @@ class Host:
 
     @asynccontextmanager
     async def _pinned(self, spec: DiskSpec) -> AsyncIterator[Pin]:
-        """The spec's source, resolved this one time.
+        """The spec's source, resolved this one time, and other disks kept off it meanwhile.
 
-        A block device that is taken is refused, and other disks are kept off it until this one's claim is there to see.
+        A block device that is taken is refused.
         """
         if spec.source is None:
             raise AssertionError(f"{spec.key} has no source to open")
         with ExitStack() as stack:
             pin = await asyncio.to_thread(self._pin, spec.source, spec.chain, stack)
-            if pin.source.kind is not SourceKind.BLOCK:
-                yield pin
-                return
-            async with self._device_locks.setdefault(pin.source.identity.device, asyncio.Lock()):
-                await asyncio.to_thread(
-                    lambda: self._block.refuse_taken(pin, spec, self._blktap.records()),
-                )
+            async with self._turns.in_turn(pin.source.identity):
+                if pin.source.kind is SourceKind.BLOCK:
+                    await asyncio.to_thread(lambda: self._block.refuse_taken(pin, spec, self._blktap.records()))
                 yield pin
 
     def _pin(self, path: str, chain: Sequence[Layer], stack: ExitStack) -> Pin:

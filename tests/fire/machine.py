@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from reconcilers.blktap import crashes
 from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
 from tests.broker import Broker
@@ -49,6 +51,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.history = list[str]()
+        self.kills = Counter[DiskKey]()
+        """With one more death of its server a disk would rest for minutes, as crash loops do."""
         self.stack = ExitStack()
         try:
             self.bench = self.stack.enter_context(bench(SETTINGS, self.broker))
@@ -170,11 +174,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(key=keys, number=st.sampled_from([signal.SIGKILL, signal.SIGTERM]), rest=rests)
     def kill_tap(self, key: DiskKey, number: signal.Signals, rest: bool) -> None:
-        if self._over(f"kill tap {key} {number.name}"):
+        if self.kills[key] == crashes.MOST - 1 or self._over(f"kill tap {key} {number.name}"):
             return
         device = self._resting_device(key)
         if device is None or (server := device.server) is None:
             return
+        self.kills[key] += 1
         os.kill(server, number)  # one that ends in order takes its mount along
         self.bench.until(lambda: server not in self.bench.servers())
         if holder := self.model.holders.get(key):

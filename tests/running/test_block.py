@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -187,10 +188,11 @@ def test_a_number_that_is_another_device_now_is_noticed(host: Bench, make_device
     device = make_device("recycled")
     host.push_disks("recycled", block_disk("vda", device))
     before = host.until_phase("recycled", "vda", "Up")
+    host.send(signal.SIGSTOP)  # it looks when strangers have taken the number, to whom it is theirs
     detach(device)
     subprocess.run(["losetup", device, host.image("stranger", 16 << 20)], check=True)
-    with mounted(host, device):  # by strangers, to whom it is theirs
-        host.resync()
+    with mounted(host, device):
+        host.send(signal.SIGCONT)
         host.until(lambda: host.disk("recycled", "vda")["phase"] != "Up")
         host.until(lambda: not host.stable("recycled", "vda").is_symlink())
         assert host.disk("recycled", "vda")["error"]["reason"] in {"SourceInUse", "DeviceInUse"}
