@@ -41,7 +41,8 @@ def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
 
     Returns:
         True if the image is ours; False if somebody else uses it in a way that does not go with ours. The
-        locks are on the open file even then, so close it.
+        open file has no lock then: to find out who that is takes long on a busy host, and of several that want
+        one image each would keep all others from it meanwhile.
 
     Raises:
         DiskError: KernelError if the file system has no such locks.
@@ -51,15 +52,20 @@ def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
     try:
         for byte in [_USES + n for n in uses] + [_DENIES + n for n in denies]:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, byte))
-        return not any(_held_by_another(fd, byte) for byte in [_DENIES + n for n in uses] + [_USES + n for n in denies])
+        others = (_held_by_another(fd, byte) for byte in [_DENIES + n for n in uses] + [_USES + n for n in denies])
+        alone = not any(others)
     except OSError as error:
-        if error.errno in {errno.EAGAIN, errno.EACCES}:  # an exclusive lock: nobody who speaks QEMU's way
-            return False
-        raise DiskError(
-            Reason.KERNEL_ERROR,
-            f"the image's file system gives no locks ({error.strerror}), so a second user could not be kept out; "
-            "move the image to a file system with open-file-description locks",
-        ) from error
+        if error.errno not in {errno.EAGAIN, errno.EACCES}:
+            raise DiskError(
+                Reason.KERNEL_ERROR,
+                f"the image's file system gives no locks ({error.strerror}), so a second user could not be kept out; "
+                "move the image to a file system with open-file-description locks",
+            ) from error
+        alone = False  # an exclusive lock: nobody who speaks QEMU's way
+    if not alone:
+        everything = struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, everything)
+    return alone
 
 
 def sole_opener(fd: int) -> bool:

@@ -63,6 +63,14 @@ def test_a_lock_ends_with_its_open_file_and_not_before(image: Path) -> None:
         assert lock_image(other, read_only=False, shareable=False)
 
 
+def test_who_did_not_get_an_image_keeps_it_from_nobody(image: Path) -> None:
+    with opened(image) as one, opened(image) as other:
+        with opened(image) as third:
+            assert lock_image(third, read_only=False, shareable=False)
+            assert not lock_image(other, read_only=False, shareable=False)
+        assert lock_image(one, read_only=False, shareable=False)
+
+
 def test_locking_twice_is_fine(image: Path) -> None:
     with opened(image) as one:
         assert all(lock_image(one, read_only=False, shareable=False) for _ in range(2))
