@@ -229,7 +229,8 @@ class TapFolder:
     @property
     def held_file(self) -> Path:
         """There while the server is kept from writing."""
-        return self.path / "held"
+        # A relay waits for the server behind it, so what holds that is its excuse, too.
+        return (self.path.parent if self.mount_point else self.path) / "held"
 
     def note_hold(self, *, done: bool) -> None:
         """Remember that the server is about to be kept from writing, or that it is."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from reconcilers.blktap.tap import TapFolder
 from tests.tapdisk.host import TapdiskHost
 from tests.workbench import AGENT, PATIENCE, tap_disk
 
@@ -244,6 +245,7 @@ def test_a_held_tapdisk_has_let_its_image_go_and_takes_it_up_again(tapdisk_host:
     (pid,) = tapdisk_host.tapdisks()
     listed = subprocess.run(["tap-ctl", "list", "-p", str(pid)], check=True, capture_output=True, text=True).stdout
     assert "state=0x2a" in listed
+    assert TapFolder(tapdisk_host.tap("vda")).relay.held() is True
     writer = threading.Thread(target=guest)
     writer.start()
     bench.restart(signal.SIGKILL)
