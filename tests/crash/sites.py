@@ -29,6 +29,8 @@ NOT_REACHED = {
     "agent/store.py: self._connection.execute('ROLLBACK')": "only after an error of the file",
     "reconcilers/blktap/storage_daemon.py: os.kill(pid, signal.SIGKILL)": "only if a server does not start",
     "reconcilers/blktap/stillness.py: os.kill(pid, signal.SIGCONT)": "only if a server does not come to a stop",
+    "reconcilers/image_lock.py: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, everything)": "only if somebody else has the image; "
+    "a lock that nobody is handed ends with its agent anyway",
     "reconcilers/jail/launcher.py: socket.send_fds(self._connected(), [packet], descriptors)": "the second of the two "
     "is there for a launcher process that was killed",
     "reconcilers/blktap/tap.py: (self.path / 'damage').write_text(words or 'the server does not say how', "
