@@ -17,6 +17,7 @@ MANY = 60
 OF_THE_OLDER_LAYOUT = """\
 [Service]
 UnsetEnvironment=RUNTIME_DIRECTORY
+RestrictNamespaces=no
 """
 """An agent that takes itself for one without systemd has its taps beside it in its control group, as all once had."""
 
