@@ -143,10 +143,12 @@ def test_a_stable_path_that_names_a_foreign_device_is_taken_away(host: Bench) ->
         link.symlink_to(foreign)
         host.resync()
         host.until(lambda: str(link.readlink()) == device)
+        host.send(signal.SIGSTOP)  # it would bring the disk up again while we are at it
         subprocess.run(["losetup", "-d", device], check=True)
         link.unlink()
         link.symlink_to(foreign)
         image.rename(image.with_suffix(".away"))
+        host.send(signal.SIGCONT)
         host.resync()
         host.until(lambda: host.disk("stale", "vda")["phase"] == "Refused")
         assert not link.is_symlink()
