@@ -22,6 +22,6 @@ def test_on_a_kernel_of_its_own(
 
     with capsys.disabled():
         print()  # noqa: T201
-    status = run_tests([installed_root, base_root], tmp_path, ["tests/nbd"], tell)
+    status = run_tests([installed_root, base_root], tmp_path, ["tests/nbd", "tests/real_kernel"], tell)
     assert status == 0, "\n".join(said)
     assert not [line for line in said if line.startswith("SKIPPED")]
