@@ -34,7 +34,7 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the tests under fire go on."""
-    parser.addoption("--restarts", default=12, help="how often tests/fire kills the agent under its writers")
+    parser.addoption("--restarts", default=50, help="how often tests/fire kills the agent under its writers")
     parser.addoption("--fire-seed", default=None, help="the random life that tests/fire lets a host live through")
 
 

@@ -1,6 +1,6 @@
 """Writers go on while the agent is killed and started again and again: no error, and no acknowledged byte is lost.
 
-Fifty times: `pytest tests/fire/test_data_under_fire.py --restarts 50`.
+Fifty times, or as often as you like: `pytest tests/fire/test_data_under_fire.py --restarts 500`.
 """
 
 import random
