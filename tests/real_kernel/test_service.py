@@ -1,10 +1,14 @@
-"""The installed service with a guest of three disks: it comes up under the units' limits, and udev leaves it alone."""
+"""The installed service with a guest of three disks: what udev, device policies and memory limits really do."""
 
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconcilers.spec import DiskKey
+from reconcilers.tag import disk_id
 from tests.real_kernel.conftest import IMAGES, push, run
 from tests.workbench import loop_disk, tap_disk
 
@@ -74,3 +78,20 @@ def test_the_host_takes_no_guests_disk_for_its_own(disks: dict[str, dict[str, An
         assert "ID_FS_TYPE=LVM2_member" in told(device), "the same on a device that is no guest's"
     finally:
         run("losetup", "--detach", device)
+
+
+def inside(cgroup: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program under the limits of a control group."""
+    enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup)]
+    return subprocess.run([*enter, *words], capture_output=True, text=True, check=False)
+
+
+def test_a_tap_is_held_to_its_devices_and_its_memory(disks: dict[str, dict[str, Any]]) -> None:
+    unit = f"tapster-tap@{disk_id(DiskKey('vm1', 'vdb'))}.service"
+    cgroup = Path("/sys/fs/cgroup" + run("systemctl", "show", "--property=ControlGroup", "--value", unit))
+    assert cgroup.name == unit
+    assert int((cgroup / "memory.max").read_text()) == 2 << 30
+    assert inside(cgroup, "head", "-c0", "/dev/null").returncode == 0
+    assert "Operation not permitted" in inside(cgroup, "head", "-c0", "/dev/kmsg").stderr
+    run("systemctl", "set-property", "--runtime", cgroup.name, "MemoryMax=96M")
+    assert inside(cgroup, "python3", "-c", "b'x' * (200 << 20)").returncode == -signal.SIGKILL
