@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
@@ -22,6 +23,8 @@ class Agent:
         self.pid = pid
         self._gate = gate
         self._pidfd = os.pidfd_open(pid)
+        # There is one for each crash, and select(2), which paho uses in the same process, knows 1024 descriptors.
+        weakref.finalize(self, os.close, self._pidfd)
 
     def go(self) -> None:
         """Let it begin."""
