@@ -24,6 +24,7 @@ from agent.status import Phase, now
 from agent.trace import new_trace
 from reconcilers.actual import Actual, Attached, FileId, Source
 from reconcilers.errors import DiskError
+from reconcilers.holders import DeviceHolders
 from reconcilers.look import Look
 from reconcilers.plan import Detach, Keep, Nothing, Refuse, Replace, Step
 from reconcilers.reason import Reason
@@ -55,8 +56,8 @@ class DiskHost(Protocol):
     async def attached(self, key: DiskKey) -> Attached | None:
         """What of the disk is there."""
 
-    def tell_of_release(self, key: DiskKey, device_path: str) -> None:
-        """Report a change when somebody lets go of the device."""
+    async def tell_of_release(self, key: DiskKey, device_path: str, holders: DeviceHolders | None) -> None:
+        """Report a change when one of the holders lets go of the device, or has by now."""
 
     def tell_of_writer(self, key: DiskKey) -> None:
         """Report a change when somebody has written the disk's source."""
@@ -213,7 +214,7 @@ class Controller:
                 failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
                 report = of_failure(failure, await self._attached(key))
             if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
-                self._host.tell_of_release(key, report.attached.device_path)
+                await self._host.tell_of_release(key, report.attached.device_path, report.holders)
             if report.phase is Phase.REFUSED and not report.reason.transient:
                 self._host.tell_of_writer(key)
             took = time.monotonic() - trigger.at

@@ -4,11 +4,15 @@ A scan costs milliseconds and grows with the host, so it is made only when someb
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconcilers.actual import FileId
+
+GLANCE_SECONDS = (0.005, 0.02, 0.05)
+"""How long whoever only looks at a device is waited for, and waited for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,11 @@ class DeviceHolders:
             devices=tuple(sorted(entry.name for entry in stacked)),
         )
 
+    @property
+    def found(self) -> bool:
+        """Whether there is anybody that can be seen from here."""
+        return bool(self.processes or self.mounts or self.devices)
+
     def __str__(self) -> str:
         parts = [
             *(f"mounted on {point}" for point in self.mounts),
@@ -72,6 +81,24 @@ class DeviceHolders:
             *(f"open in {holder}" for holder in self.processes),
         ]
         return ", ".join(parts) or "open in the kernel or in another process namespace"
+
+
+def keepers(device_path: str, take_down: Callable[[], bool]) -> DeviceHolders | None:
+    """Try to take a device down until it goes, or somebody is found who has it.
+
+    Who can't be found had it open for a moment only, to look at it, as udev and `losetup --all` do.
+
+    Returns:
+        Who keeps it; None if it went.
+    """
+    for pause in (0, *GLANCE_SECONDS):
+        time.sleep(pause)
+        if take_down():
+            return None
+        holders = DeviceHolders.of(device_path)
+        if holders.found:
+            break
+    return holders
 
 
 def _open_files() -> Iterator[tuple[int, str]]:

@@ -24,6 +24,7 @@ from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents, Writer
+from reconcilers.holders import DeviceHolders
 from reconcilers.holds import HoldEvents, HoldRequests
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.kernel_log import KernelLog
@@ -274,10 +275,12 @@ class Host:
         self._suspects.discard(key)
         return None
 
-    def tell_of_release(self, key: DiskKey, device_path: str) -> None:
-        """Report a change once somebody lets go of the device. It may come too often, and it may not come."""
+    async def tell_of_release(self, key: DiskKey, device_path: str, holders: DeviceHolders | None) -> None:
+        """Report a change once somebody lets go of the device, or has by now. It may come too often, or not at all."""
         if self._files:
             self._files.tell_of_release(key, device_path)
+        if holders and holders.found and not (await asyncio.to_thread(DeviceHolders.of, device_path)).found:
+            self._on_change(key, Trigger.KERNEL)
 
     def tell_of_writer(self, key: DiskKey) -> None:
         """Report a change once somebody has written the disk's source."""

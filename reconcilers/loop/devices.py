@@ -8,7 +8,7 @@ from reconcilers import block_layer
 from reconcilers.actual import FileId
 from reconcilers.blktap.tap import TAPS, TapFolder
 from reconcilers.errors import DiskError
-from reconcilers.holders import DeviceHolders
+from reconcilers.holders import keepers
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopDevice, LoopNumbers
 from reconcilers.loop.note import DeviceNotes
@@ -127,8 +127,7 @@ class LoopDevices:
         if device is None:
             return
         spoilt = control.discard_stopped(device)
-        if not control.try_detach(device):
-            holders = DeviceHolders.of(device.path)
+        if holders := keepers(device.path, lambda: control.try_detach(device)):
             raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {holders}", holders)
         self._forget(disk_id(key))
         if spoilt:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconcilers.actual import FileId
-from reconcilers.holders import DeviceHolders, holders_of_file, holders_of_path
+from reconcilers.holders import DeviceHolders, holders_of_file, holders_of_path, keepers
 
 
 @pytest.fixture
@@ -70,3 +70,30 @@ def test_the_process_of_a_hidden_descriptor_is_passed_over() -> None:
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie has no descriptors to look at
     assert holders_of_path("/nowhere") == []
     process.wait()
+
+
+def test_who_only_looks_at_a_device_is_waited_for(tmp_path: Path) -> None:
+    answers = iter([False, False, True])
+    assert keepers(str(tmp_path / "loop0"), lambda: next(answers)) is None
+
+
+def test_who_has_a_device_is_found_at_the_first_try(tmp_path: Path) -> None:
+    device, tries = tmp_path / "loop0", list[None]()
+    device.touch()
+
+    def take_down() -> bool:
+        tries.append(None)
+        return False
+
+    with device.open("rb") as file, subprocess.Popen(["sleep", "60"], stdin=file) as holder:
+        holders = keepers(str(device), take_down)
+        holder.kill()
+    assert holders
+    assert [one.pid for one in holders.processes] == [holder.pid]
+    assert len(tries) == 1
+
+
+def test_who_is_never_found_keeps_it_in_the_end(tmp_path: Path) -> None:
+    holders = keepers(str(tmp_path / "loop0"), lambda: False)
+    assert holders
+    assert not holders.found

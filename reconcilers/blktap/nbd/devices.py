@@ -11,7 +11,7 @@ from reconcilers.blktap.nbd.messages import Connection
 from reconcilers.blktap.nodes import EXPORT
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
-from reconcilers.holders import DeviceHolders
+from reconcilers.holders import keepers
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, DiskSpec, Format
 from reconcilers.tag import Tag, disk_id
@@ -84,8 +84,7 @@ class NbdDevices:
     def detach(self, key: DiskKey) -> None:
         """See `TapDevice`."""
         device = self._device(key)
-        if device and not control.try_disconnect(self._netlink, device):
-            holders = DeviceHolders.of(device.path)
+        if device and (holders := keepers(device.path, lambda: control.try_disconnect(self._netlink, device))):
             raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {holders}", holders)
         self._indices.pop(disk_id(key), None)
 
