@@ -11,6 +11,10 @@ YOUNG_MAX = 10_000
 
 
 def look_seldom() -> None:
-    """Leave what there is by now out of every collection, and have one less often. To be called after all imports."""
+    """Leave what there is by now out of every collection, and have one less often. To be called after all imports.
+
+    Where nothing was looked at until then, it is from here on.
+    """
     gc.freeze()
     gc.set_threshold(YOUNG_MAX, 10, 10)
+    gc.enable()

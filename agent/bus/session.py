@@ -235,9 +235,8 @@ class BusSession:
                 raise
             except BaseExceptionGroup as errors:
                 if isinstance(_first(errors), HandlerError):
-                    await self._sender.flush(
-                        connection
-                    )  # why, for one: while the handler fails no session gets to publish
+                    # Why, for one: while the handler fails no session gets to publish.
+                    await self._sender.flush(connection)
                 raise
             finally:
                 self._connection = None

@@ -20,11 +20,9 @@ app = typer.Typer(
 @app.command()
 def run(config: Config = None) -> None:
     """Be the host's agent, in the foreground. SIGTERM stops it and leaves disks up; SIGHUP reloads the settings."""
-    garbage.disable()  # what is imported is there for good: looking it over for garbage is a tenth of the start
+    garbage.disable()  # until `look_seldom`: looking over for garbage what is imported is a tenth of the start
     from agent.cli import run as command
 
-    garbage.freeze()
-    garbage.enable()
     raise typer.Exit(command.run(config))
 
 

@@ -13,8 +13,12 @@ _LOOK_AGAIN_SECONDS = 0.01
 
 
 def flush(path: str) -> None:
-    """Have everything that was written to a block device, and what its server has of that, on the disk."""
-    _sync(path)
+    """Have everything that was written to a file or block device, and what serves it has of that, on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_image(pid: int, identity: FileId) -> None:
@@ -22,7 +26,7 @@ def sync_image(pid: int, identity: FileId) -> None:
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         facts = entry.stat()
         if identity in {FileId(facts.st_dev, facts.st_ino), FileId(facts.st_rdev, 0)}:
-            _sync(str(entry))
+            flush(str(entry))
             return
 
 
@@ -48,11 +52,3 @@ def _stands_still(pid: int) -> bool:
     return all(
         stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] == "T" for stat in stats
     )
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,7 +10,12 @@ from pathlib import Path
 from reconcilers.images.vhdx import _crc32c
 from reconcilers.spec import Format
 
+Change = Callable[[Path], object]
+"""What is done to an image."""
+
 MIB = 1 << 20
+FAR = 1 << 62
+HUGE = (1 << 64) - 1
 
 QEMU = {
     Format.QCOW: "qcow",

@@ -11,7 +11,10 @@ from reconcilers.reason import Reason
 from reconcilers.spec import Format
 from tests.images.judging import judged, refusal
 from tests.images.makers import (
+    FAR,
+    HUGE,
     MIB,
+    Change,
     create,
     patch,
     put,
@@ -22,11 +25,7 @@ from tests.images.makers import (
 
 pytestmark = pytest.mark.usefixtures("host_parts")
 
-Change = Callable[[Path], object]
-
 DAMAGED, UNSUPPORTED, ELSEWHERE = Reason.IMAGE_DAMAGED, Reason.UNSUPPORTED_FEATURE, Reason.BACKING_UNDECLARED
-HUGE = (1 << 64) - 1
-FAR = 1 << 62
 
 NAMES = [
     "/etc/shadow",

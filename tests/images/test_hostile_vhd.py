@@ -10,7 +10,10 @@ from reconcilers.reason import Reason
 from reconcilers.spec import Format
 from tests.images.judging import judged, refusal
 from tests.images.makers import (
+    FAR,
+    HUGE,
     MIB,
+    Change,
     create,
     patch,
     put,
@@ -22,11 +25,7 @@ from tests.images.makers import (
 
 pytestmark = pytest.mark.usefixtures("host_parts")
 
-Change = Callable[[Path], object]
-
 DAMAGED, ELSEWHERE = Reason.IMAGE_DAMAGED, Reason.BACKING_UNDECLARED
-HUGE = (1 << 64) - 1
-FAR = 1 << 62
 
 
 def test_a_planted_header_changes_nothing_of_a_fixed_vhd(tmp_path: Path) -> None:
