@@ -9,6 +9,7 @@ import random
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
@@ -151,7 +152,8 @@ class Daemon:
         """Work until `stop` is set; see the function `run`."""
         with self._host.owned_runtime(), self._host.watched():
             await self._bus.load()
-            self._put(await self._in_store_thread(self._intake.load), {})
+            for outcome in await self._in_store_thread(self._intake.load):
+                self._change_world(outcome)
             await asyncio.to_thread(self._outages.load)
             await self.resync(Cause.START)
             log.info("started", host=self._settings.host, fleet=self._settings.fleet, disks=len(self._world.all_keys()))
@@ -203,7 +205,12 @@ class Daemon:
         found, orphans = await self._host.survey(self._world.all_keys())
         for orphan in orphans:
             log.warning("a device of ours belongs to no known disk", device=orphan.device_path, label=orphan.label)
-        self._controller.enqueue(sorted(found | self._world.all_keys()), cause)
+        keys: dict[str, set[DiskKey]] = {guest: set() for guest in self._world.names()}
+        for key in found | self._world.all_keys():
+            keys.setdefault(key.guest, set()).add(key)
+        for guest, its in keys.items():
+            self._reporter.expect(guest, its)
+        self._controller.enqueue(sorted(chain.from_iterable(keys.values())), cause)
         if cause is not Cause.TIMER:  # what each look finds is shown anyway
             self._reporter.show_all()
 
@@ -281,22 +288,27 @@ class Daemon:
         if isinstance(outcome, TurnedAway) and outcome.rejection.reason in NOT_KEPT:
             return True
         before = self._world.keys(outcome.name)
-        match outcome:
-            case Accepted(guest):
-                news = self._world.put(guest)
-            case TurnedAway(rejection):
-                news = self._world.reject(rejection)
-            case Unchanged(name, scope):
-                news = self._world.settle(name, scope)
-            case Withdrawn(name, scope):
-                news = self._world.withdraw(name, scope)
-                self._reporter.drop_finished(name)
+        news = self._change_world(outcome)
+        if isinstance(outcome, Withdrawn):
+            self._reporter.drop_finished(outcome.name)
         if news:
             keys = before | self._world.keys(outcome.name) | self._reporter.keys(outcome.name)
             self._reporter.expect(outcome.name, keys)
             self._controller.enqueue(sorted(keys), Cause.DOCUMENT, trace_id)
             self._reporter.refresh(outcome.name)
         return news
+
+    def _change_world(self, outcome: Outcome) -> bool:
+        """Whether anything else is in force now."""
+        match outcome:
+            case Accepted(guest):
+                return self._world.put(guest)
+            case TurnedAway(rejection):
+                return self._world.reject(rejection)
+            case Unchanged(name, scope):
+                return self._world.settle(name, scope)
+            case Withdrawn(name, scope):
+                return self._world.withdraw(name, scope)
 
     def _tell(self, outcome: News, trace_id: str) -> None:
         kind, verdict = verdict_event(outcome, trace_id)

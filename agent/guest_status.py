@@ -1,6 +1,6 @@
 """From documents and reports to the status of one guest. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -62,6 +62,7 @@ def guest_status(
     world: DesiredWorld,
     shown: Mapping[str, Shown],
     *,
+    unseen: Iterable[str],
     observed: DesiredDocument | None,
     before: GuestStatus | None,
     host: str,
@@ -73,6 +74,7 @@ def guest_status(
         guest: Its name.
         world: The documents in force.
         shown: The latest report of each disk that has one, by target.
+        unseen: Targets of disks that are to be looked at; what becomes of them is not known before.
         observed: The newest document under which every disk has been looked at.
         before: The status as it was shown last, for the times of its conditions.
         host: This host's name.
@@ -80,7 +82,7 @@ def guest_status(
     """
     disks = tuple(
         _disk_status(target, disk, shown.get(target) or _unreported(disk), stable_path(DiskKey(guest, target)))
-        for target, disk in _disks(guest, world, shown).items()
+        for target, disk in _disks(guest, world, {*shown, *unseen}).items()
     )
     known = {one.type: one for one in before.conditions} if before else {}
     return GuestStatus(
@@ -113,12 +115,12 @@ def condition(
     )
 
 
-def _disks(guest: str, world: DesiredWorld, shown: Mapping[str, Shown]) -> dict[str, DiskDefinition | None]:
-    """Every disk to show: the defined ones in document order, then what else is here."""
+def _disks(guest: str, world: DesiredWorld, here: set[str]) -> dict[str, DiskDefinition | None]:
+    """Every disk to show: the defined ones in document order, then what else is here or may be."""
     disks: dict[str, DiskDefinition | None] = {}
     for position, disk in enumerate(world.disks(guest), 1):
         disks.setdefault(disk.target or f"disk[{position}]", disk)
-    return disks | dict.fromkeys(sorted(shown.keys() - disks.keys()))
+    return disks | dict.fromkeys(sorted(here - disks.keys()))
 
 
 def _phase(guest: str, world: DesiredWorld, disks: tuple[DiskStatus, ...]) -> Phase:

@@ -119,7 +119,7 @@ class Reporter:
         self.refresh(key.guest)
 
     def expect(self, guest: str, keys: set[DiskKey]) -> None:
-        """Another document counts for a guest: it is observed once all these disks were looked at under it."""
+        """The document in force for a guest is observed once all these disks were looked at under it."""
         in_force = self._world.guest(guest)
         if in_force is None or in_force.document is self._observed.get(guest):
             return
@@ -195,10 +195,12 @@ class Reporter:
 
     def guest_status(self, guest: str) -> GuestStatus:
         """The status of one guest as it would be published now."""
+        unseen = self._unseen.get(guest)
         return guest_status(
             guest,
             self._world,
             self._disks.get(guest, {}),
+            unseen=[key.target for key in unseen.keys] if unseen else (),
             observed=self._observed.get(guest),
             before=self._guests.get(guest),
             host=self._topics.host,

@@ -11,7 +11,8 @@ from agent.desired import DesiredWorld, GuestInForce
 from agent.document import DesiredDocument
 from agent.events import EventSource
 from agent.reporter import Reporter
-from agent.status import Capabilities
+from agent.status import Capabilities, Phase
+from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 from tests.metrics.test_counts import UP
 
@@ -66,6 +67,15 @@ class Guest:
         self.reporter.expect("vm1", set(KEYS))
         self.reporter.refresh("vm1")
 
+    def take_down(self, keys: set[DiskKey]) -> None:
+        """A document that wants no disk is in force, and these disks of it may be here."""
+        document = DesiredDocument(
+            scope=Scope("host", "host1"), guest="vm1", generation=1, state="absent", sha256="", body=b""
+        )
+        self._world.put(GuestInForce(document=document, definition=None))
+        self.reporter.expect("vm1", keys)
+        self.reporter.refresh("vm1")
+
     def up(self, key: DiskKey) -> None:
         """The disk was looked at and is up."""
         self.reporter.report(key, replace(UP, began=time.monotonic()))
@@ -106,3 +116,14 @@ async def test_what_was_told_is_told_again_only_to_a_broker_that_may_have_forgot
     guest.reporter.show_host()
     await shown()
     assert (len(guest.bus.statuses), len(guest.bus.hosts)) == (2, 2)
+
+
+async def test_a_guest_is_not_down_before_its_disks_were_looked_at() -> None:
+    guest = Guest()
+    guest.take_down(set(KEYS))
+    assert guest.reporter.guest_status("vm1").phase == "Pending"
+    for key in KEYS:
+        down = replace(UP, phase=Phase.DOWN, reason=Reason.TAKEN_DOWN, attached=None, began=time.monotonic())
+        guest.reporter.report(key, down)
+    await shown()
+    assert [json.loads(status)["phase"] for status in guest.bus.statuses] == ["Down"]

@@ -226,5 +226,6 @@ def test_what_was_flushed_is_in_the_image_when_all_is_killed(nbd_bench: Bench) -
         subprocess.run(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image, raw], check=True)
         assert raw.read_bytes()[: len(pattern)] == pattern
     bench.start()
+    bench.wait_synced()
     bench.until_phase("vm1", "vda", "Up")
     take_down(bench)
