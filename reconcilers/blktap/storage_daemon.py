@@ -38,6 +38,9 @@ PROGRAM = "qemu-storage-daemon"
 
 _PROBE_SECONDS = 10.0
 
+_GREETING_SECONDS = 1.0
+"""For the first attempt to be greeted."""
+
 _CONTROL, _EVENTS, _LOCK, _FIRST_IMAGE = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 4)
 """The numbers that the descriptors have in the server. Behind the last image comes the listener for NBD, if any."""
 
@@ -298,8 +301,7 @@ def _record(tap: TapFolder) -> TapRecord:
 async def _execute(
     tap: TapFolder, command: str, arguments: Mapping[str, object] | None = None
 ) -> list[dict[str, object]]:
-    client = QMPClient(tap.path.name)
-    await client.connect(str(tap.qmp))
+    client = await _connected(tap)
     try:
         answer = await client.execute(command, arguments)
     except ExecuteError as error:
@@ -308,3 +310,20 @@ async def _execute(
         with suppress(QMPError, OSError, EOFError):
             await client.disconnect()
     return answer if isinstance(answer, list) else []
+
+
+async def _connected(tap: TapFolder) -> QMPClient:
+    """A session on the control socket. Bound the wait with `asyncio.timeout`.
+
+    A server that is about to run now and then accepts a client and never greets it, for as long as that stays: its
+    listener was just being handed to the monitor's thread (seen with 7.2.22, once in some hundred starts on a busy
+    machine). The next client is greeted.
+    """
+    patience = _GREETING_SECONDS
+    while True:
+        client = QMPClient(tap.path.name)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await client.connect(str(tap.qmp))
+                return client
+        patience *= 2  # the machine may just be busy
