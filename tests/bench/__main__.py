@@ -27,10 +27,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from tests.bench import again, bring_up, change, command, drift, input_output, steady
+from tests.bench import again, bring_up, change, command, drift, input_output, steady, taps
 from tests.bench.figures import Figure, show, write
 
-FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth", "io")
+FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth", "io", "taps")
 PROGRAMS = ("mosquitto", "qemu-storage-daemon", "qemu-img", "losetup")
 _ENDS = {
     signal.SIGINT: "interrupted",
@@ -122,11 +122,12 @@ def _families(sizes: Sizes, skipped: list[str]) -> dict[str, Callable[[], list[F
     return {
         "help": lambda: [command.help_figure(4 * sizes.rounds)],
         "loop": lambda: bring_up.loop_figures(sizes.disks, sizes.rounds, skipped),
-        "qcow2": lambda: bring_up.tap_figures(sizes.taps, sizes.rounds),
+        "qcow2": lambda: bring_up.qcow2_figures(sizes.taps, sizes.rounds),
         "steady": lambda: list(_steady(sizes, skipped)),
         "drift": lambda: drift.drift_figures(sizes.disks, sizes.taps, sizes.repairs),
         "growth": lambda: bring_up.growth_figures(*sizes.growth),
-        "io": lambda: input_output.io_figures(sizes.io, skipped),
+        "io": lambda: input_output.loop_figures(sizes.io, skipped),
+        "taps": lambda: taps.tap_figures(sizes.taps, sizes.rounds, sizes.io, skipped),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bench import by_hand
 from tests.bench.figures import Figure
 from tests.bench.host import measured_host
-from tests.bench.process import cpu_seconds, memory
+from tests.bench.process import cpu_seconds
 from tests.workbench import domain, loop_disk, tap_disk
 
 PATH_OF_A_DISK = "document to durable store to device to stable path to status to broker"
@@ -25,7 +25,6 @@ class BringUp:
         agent_cpu: What it used of a core for the work.
         broker_cpu: What the broker did.
         listener_cpu: What hearing the statuses cost in this process.
-        tap_memory: Proportional set size of each storage daemon, in MB.
     """
 
     work: float
@@ -33,7 +32,6 @@ class BringUp:
     agent_cpu: float
     broker_cpu: float
     listener_cpu: float
-    tap_memory: Sequence[float]
 
 
 def bring_up(disks: Sequence[str]) -> BringUp:
@@ -52,7 +50,6 @@ def bring_up(disks: Sequence[str]) -> BringUp:
             agent_cpu=cpu_seconds(host.pid) - starting,
             broker_cpu=host.broker_cpu() - broker_before,
             listener_cpu=time.process_time() - listener_before,
-            tap_memory=[memory(pid)[1] for pid in host.servers()],
         )
 
 
@@ -95,14 +92,14 @@ def _loop_rows(count: int, ours: Sequence[BringUp], shell: Sequence[float], bare
     return [*figures, _cold(f"{name}, cold", cold, "losetup -f --show, shell loop", shell)]
 
 
-def tap_figures(count: int, rounds: int) -> list[Figure]:
+def qcow2_figures(count: int, rounds: int) -> list[Figure]:
     """`count` guests with a qcow2 disk each, against storage daemons and losetup by hand, two at a time."""
     with by_hand.workplace() as folder, by_hand.loop_nodes(count + 16):
         images = by_hand.qcow2_images(folder, count)
         disks = [tap_disk("vda", image, "qcow2") for image in images]
         shell, ours = list[float](), list[BringUp]()
         for _ in range(rounds):
-            shell.append(by_hand.seconds_of_daemons(images))
+            shell.append(by_hand.seconds_of_qcow2_loops(images))
             by_hand.take_down(folder)
             ours.append(bring_up(disks))
     name, against, bare = f"qcow2 disk up, of {count}", "storage daemon + losetup, 2 at a time", _each(shell, count)
@@ -111,12 +108,6 @@ def tap_figures(count: int, rounds: int) -> list[Figure]:
     return [
         Figure(name=name, unit="ms", values=work, against=against, baseline=bare, target="≤ 1.3", note=note),
         _cold(f"{name}, cold", cold, against, bare),
-        Figure(
-            name="PSS of a tap",
-            unit="MB",
-            values=[statistics.mean(one.tap_memory) for one in ours],
-            note=f"the mean of {count} storage daemons, right after they came up",
-        ),
     ]
 
 

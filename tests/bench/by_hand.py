@@ -8,8 +8,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from reconcilers.loop import control
@@ -22,15 +22,32 @@ DETACH_PATIENCE = 10.0
 
 SHELL_LOOP = 'for image; do losetup -f --show "$image"; done'
 
-DAEMON = """
-export=$1.export
-: >"$export"
-qemu-storage-daemon --daemonize --pidfile "$1.pid" \
-    --blockdev driver=file,node-name=image,filename="$1" --blockdev driver=qcow2,node-name=format,file=image \
-    --export type=fuse,id=disk,node-name=format,mountpoint="$export",writable=on
-losetup -f --show "$export"
+_SERVER = """
+qemu-storage-daemon --daemonize --pidfile "$1.pid" \\
+    --blockdev driver=file,node-name=image,filename="$1",locking=off,aio=threads,cache.direct=off,cache.no-flush=off,\\
+discard=unmap \\
+    --blockdev driver=$FORMAT,node-name=format,file=image,discard=unmap,detect-zeroes=off \\
+    """
+
+_EXPORT = "id=disk,node-name=format,writable=on,writethrough=off"
+
+FUSE_LOOP = f"""
+: >"$1.export"
+{_SERVER}--export type=fuse,mountpoint="$1.export",allow-other=off,{_EXPORT}
+losetup -f --show "$1.export"
 """
-"""One qcow2 image as a block device, written as the manual pages have it."""
+"""An image as a loop device over a storage daemon's export, with the flags that tapster gives it, but in no jail."""
+
+NBD = f"""
+{_SERVER}--nbd-server addr.type=unix,addr.path="$1.sock" --export type=nbd,name=disk,{_EXPORT}
+for number in $(seq 0 1023); do [ -e /sys/block/nbd$number/pid ] || break; done
+nbd-client -N disk -unix "$1.sock" /dev/nbd$number -b 512 >&2
+echo /dev/nbd$number | tee "$1.nbd"
+"""
+"""The same as a device of the kernel's nbd."""
+
+Device = Callable[[], AbstractContextManager[Path]]
+"""Makes a block device for the length of a block."""
 
 
 @contextmanager
@@ -67,21 +84,30 @@ def _loop_numbers() -> set[int]:
 
 
 def take_down(folder: Path) -> None:
-    """Take down the loop devices over the folder's files, then the storage daemons whose files they are.
+    """Take down the devices over the folder's files, then the storage daemons whose files they are.
 
     Whoever looks at all loop devices of the host, an agent that starts for example, has each open for a moment.
     """
+    for note in folder.glob("*.nbd"):
+        subprocess.run(["nbd-client", "-d", note.read_text().strip()], check=True, stdout=subprocess.DEVNULL)
+        note.unlink()
     deadline = time.monotonic() + DETACH_PATIENCE
     while not all(control.try_detach(device) for device in _devices_over(folder)):
         if time.monotonic() > deadline:
             raise RuntimeError(f"somebody has loop devices over {folder} open: losetup --list shows them")
         time.sleep(0.01)
-    for pid, words in storage_daemons():
-        if f"{folder}/" in words:
-            os.kill(pid, signal.SIGKILL)
+    for pid in daemons(folder):
+        os.kill(pid, signal.SIGKILL)
     for mount in folder.glob("*.export"):
         unmount_lazily(mount)
         mount.unlink()
+    for listener in folder.glob("*.sock"):
+        listener.unlink()
+
+
+def daemons(folder: Path) -> list[int]:
+    """The storage daemons that serve the folder's files."""
+    return [pid for pid, words in storage_daemons() if f"{folder}/" in words]
 
 
 def _devices_over(folder: Path) -> Iterator[control.LoopDevice]:
@@ -132,17 +158,40 @@ def seconds_of_bare_loop(program: Path, images: Sequence[Path]) -> float:
     return _seconds([str(program), *map(str, images)])
 
 
-def seconds_of_daemons(images: Sequence[Path]) -> float:
+def seconds_of_qcow2_loops(images: Sequence[Path]) -> float:
     """A storage daemon and a losetup for each image, two at a time."""
-    names = "\0".join(map(str, images))
-    return _seconds(["xargs", "-0", "-n1", "-P2", "sh", "-ec", DAEMON, "sh"], names)
+    return _seconds(["xargs", "-0", "-n1", "-P2", "sh", "-ec", FUSE_LOOP, "sh"], "\0".join(map(str, images)), "qcow2")
 
 
-def _seconds(command: Sequence[str], given: str = "") -> float:
+def seconds_of_each(script: str, images: Sequence[Path]) -> float:
+    """`FUSE_LOOP` or `NBD` for each raw image, one after the other."""
+    return _seconds(["xargs", "-0", "-n1", "sh", "-ec", script, "sh"], "\0".join(map(str, images)))
+
+
+def by_shell(script: str, image: Path) -> Device:
+    """What a script makes of a raw image."""
+
+    @contextmanager
+    def device() -> Iterator[Path]:
+        command = ["sh", "-ec", script, "sh", str(image)]
+        try:
+            made = subprocess.run(command, check=True, capture_output=True, text=True, env=_surroundings())
+            yield Path(made.stdout.strip())
+        finally:
+            take_down(image.parent)
+
+    return device
+
+
+def _seconds(command: Sequence[str], given: str = "", image_format: str = "raw") -> float:
     began = time.perf_counter()
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    ended = subprocess.run(command, check=False, input=given, text=True, stdout=nothing, stderr=pipe)
+    pipe, nothing, surroundings = subprocess.PIPE, subprocess.DEVNULL, _surroundings(image_format)
+    ended = subprocess.run(command, check=False, input=given, text=True, stdout=nothing, stderr=pipe, env=surroundings)
     took = time.perf_counter() - began
     if ended.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
     return took
+
+
+def _surroundings(image_format: str = "raw") -> dict[str, str]:
+    return os.environ | {"FORMAT": image_format}

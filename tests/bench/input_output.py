@@ -1,35 +1,22 @@
-"""I/O through the agent's devices beside the same chain made by hand, measured with fio."""
+"""I/O through tapster's devices beside those that are made by hand, measured with fio."""
 
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import by_hand
+from tests.bench.by_hand import Device
 from tests.bench.figures import Figure
 from tests.bench.host import measured_host
-from tests.workbench import domain, loop_disk, tap_disk
-
-SIZE = 256 << 20
+from tests.workbench import domain, loop_disk
 
 TURNS = 3
 """Each device is measured so often, in turns: a machine has better and worse moments."""
-
-TAP = """
-export=$1.export
-: >"$export"
-qemu-storage-daemon --daemonize --pidfile "$1.pid" \
-    --blockdev driver=file,node-name=image,filename="$1" --blockdev driver=raw,node-name=format,file=image \
-    --export type=fuse,id=disk,node-name=format,mountpoint="$export",writable=on
-losetup -f --show "$export"
-"""
-"""A raw image through a storage daemon, written as the manual pages have it."""
-
-Device = Callable[[], AbstractContextManager[Path]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,35 +36,64 @@ JOBS = (
 )
 
 
-def io_figures(seconds: float, skipped: list[str]) -> list[Figure]:
-    """A loop disk against losetup, buffered and direct, whichever is faster; a tap against the same server by hand."""
-    if shutil.which("fio") is None:
-        skipped.append("I/O: there is no fio; apt-get install fio")
-        return []
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two ways to one device.
+
+    Attributes:
+        what: tapster's, in words.
+        ours: Makes it.
+        against: The other, in words.
+        theirs: Makes it; where there are several, the fastest counts.
+    """
+
+    what: str
+    ours: Device
+    against: str
+    theirs: Sequence[Device]
+
+
+def loop_figures(seconds: float, skipped: list[str]) -> list[Figure]:
+    """A loop disk against losetup, buffered and direct, whichever is faster."""
     with by_hand.workplace() as folder, by_hand.loop_nodes(8):
-        image = folder / "disk.img"
-        image.write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
-        ours = _ours(loop_disk("vda", image))
-        loops = [_by_shell("losetup -f --show $1", image), _by_shell("losetup -f --direct-io=on --show $1", image)]
-        tap, taps = _ours(tap_disk("vda", image)), [_by_shell(TAP, image)]
-        return [
-            figure
-            for job in JOBS
-            for figure in (
-                _figure("loop disk", job, seconds, ours, loops, against="losetup, buffered or direct"),
-                _figure("blktap aio disk", job, seconds, tap, taps, against="storage daemon + losetup"),
-            )
-        ]
+        image = full_image(folder)
+        scripts = ["losetup -f --show $1", "losetup -f --direct-io=on --show $1"]
+        theirs = [by_hand.by_shell(script, image) for script in scripts]
+        pair = Comparison("loop disk", _of_agent(image), "losetup, buffered or direct", theirs)
+        return io_figures(pair, seconds, skipped)
 
 
-def _figure(what: str, job: Job, seconds: float, ours: Device, others: list[Device], *, against: str) -> Figure:
+def io_figures(pair: Comparison, seconds: float, skipped: list[str]) -> list[Figure]:
+    """Every job on both devices."""
+    if shutil.which("fio") is None:
+        skipped.append(f"I/O of {pair.what}: there is no fio; apt-get install fio")
+        return []
+    return [_figure(pair, job, seconds) for job in JOBS]
+
+
+def full_image(folder: Path) -> Path:
+    """A raw image without holes."""
+    image = folder / "disk.img"
+    with image.open("wb") as file:
+        file.write(os.urandom(1 << 20) * 256)
+        os.fsync(file)  # its way to the disk is no part of what is measured
+    return image
+
+
+def _figure(pair: Comparison, job: Job, seconds: float) -> Figure:
     mine, best = list[float](), list[float]()
     for _ in range(TURNS):
-        mine.append(_measured(ours, job, seconds))
-        best.append(max(_measured(other, job, seconds) for other in others))
-    note = "fio on the device: direct=1, libaio, depth 16" if job is JOBS[0] else ""
-    name = f"{what}, {job.name}"
-    return Figure(name=name, unit="MB/s", values=mine, against=against, baseline=best, target="≥ 0.95", note=note)
+        mine.append(_measured(pair.ours, job, seconds))
+        best.append(max(_measured(other, job, seconds) for other in pair.theirs))
+    return Figure(
+        name=f"{pair.what}, {job.name}",
+        unit="MB/s",
+        values=mine,
+        against=pair.against,
+        baseline=best,
+        target="≥ 0.95",
+        note="fio on the device: direct=1, libaio, depth 16" if job is JOBS[0] else "",
+    )
 
 
 def _measured(device: Device, job: Job, seconds: float) -> float:
@@ -92,25 +108,13 @@ def _measured(device: Device, job: Job, seconds: float) -> float:
     return float(result["read" if "read" in job.kind else "write"]["bw_bytes"]) / 1e6
 
 
-def _ours(disk: str) -> Device:
+def _of_agent(image: Path) -> Device:
     @contextmanager
     def device() -> Iterator[Path]:
         with measured_host() as host:
-            host.push_all({"vm1": domain("vm1", disk)})
+            host.push_all({"vm1": domain("vm1", loop_disk("vda", image))})
             host.start()
             host.wait_up(1)
             yield host.stable("vm1", "vda")
-
-    return device
-
-
-def _by_shell(script: str, image: Path) -> Device:
-    @contextmanager
-    def device() -> Iterator[Path]:
-        made = subprocess.run(["sh", "-ec", script, "sh", image], check=True, capture_output=True, text=True)
-        try:
-            yield Path(made.stdout.strip())
-        finally:
-            by_hand.take_down(image.parent)
 
     return device

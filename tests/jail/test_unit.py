@@ -18,50 +18,26 @@ from reconcilers.jail.launcher import Launched
 from reconcilers.jail.order import Order
 from reconcilers.jail.profile import order
 from reconcilers.jail.units import UnitStarter
-from reconcilers.systemd import Systemd
+from tests.jail.systemds_place import APART, SystemdsPlace
 
 pytestmark = pytest.mark.usefixtures("host_parts")
-
-APART = ("unshare", "--net", "--ipc", "--uts")
-"""What systemd gives a unit before its program starts."""
 
 WATCHDOG_USEC = 300_000
 SECONDS = 60
 
 
-class SystemdsPlace(Systemd):
-    """Starts a unit's program as systemd would, or with less around it."""
-
-    def __init__(self, orders: Path, around: Sequence[str], notify: Path) -> None:
-        super().__init__()
-        self._orders = orders
-        self._around = around
-        self._notify = notify
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def restart(self, unit: str) -> None:
-        name = unit.removeprefix("tapster-tap@").removesuffix(".service")
-        program = (sys.executable, "-I", "-S", str(Path(warden.__file__).parent), "become", str(self._orders / name))
-        surroundings = {
-            "NOTIFY_SOCKET": str(self._notify),
-            "WATCHDOG_USEC": str(WATCHDOG_USEC),
-            "PATH": os.environ["PATH"],
-        }
-        self.process = await asyncio.create_subprocess_exec(*self._around, *program, env=surroundings)
-
-    async def ended(self) -> int:
-        assert self.process
-        return await asyncio.wait_for(self.process.wait(), SECONDS)
-
-
 class Unit:
     """A running one."""
 
-    def __init__(self, launched: Launched, systemd: SystemdsPlace, told: socket.socket) -> None:
+    def __init__(self, launched: Launched, process: asyncio.subprocess.Process, told: socket.socket) -> None:
         self.server = launched.pid
         self.lacking = launched.lacking
-        self.ended = systemd.ended
+        self._process = process
         self._told = told
+
+    async def ended(self) -> int:
+        """How it ended, once it has."""
+        return await _end(self._process)
 
     async def says(self) -> bytes:
         """The next thing that systemd is told."""
@@ -83,6 +59,10 @@ class Unit:
         return False
 
 
+async def _end(process: asyncio.subprocess.Process) -> int:
+    return await asyncio.wait_for(process.wait(), SECONDS)
+
+
 @asynccontextmanager
 async def unit(wanted: Order, around: Sequence[str] = APART) -> AsyncIterator[Unit]:
     """A unit with a server in it."""
@@ -93,14 +73,15 @@ async def unit(wanted: Order, around: Sequence[str] = APART) -> AsyncIterator[Un
     ):
         notify = Path(folder, "notify")
         told.bind(str(notify))
-        systemd = SystemdsPlace(Path(folder, "orders"), around, notify)
+        surroundings = {"NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": str(WATCHDOG_USEC)}
+        systemd = SystemdsPlace(Path(folder, "orders"), around=around, surroundings=surroundings)
         try:
             launched = await UnitStarter(Path(folder), systemd).launch("a", wanted, log.fileno(), ())
-            yield Unit(launched, systemd, told)
+            yield Unit(launched, systemd.processes[0], told)
             with suppress(ProcessLookupError):
                 os.kill(launched.pid, signal.SIGKILL)
         finally:
-            await systemd.ended()
+            await _end(systemd.processes[0])
 
 
 def a_server(held: Path | None = None) -> Order:

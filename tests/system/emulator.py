@@ -1,9 +1,10 @@
 """A Debian with its own kernel under qemu's emulation: what this host's kernel lacks, or nspawn does not enforce.
 
 Its disk is made anew from the layers that nspawn boots too, with the checkout and the Python packages of this run in
-it. Once it has booted, a unit runs pytest there; out come the lines on the serial console.
+it. Once it has booted, a unit runs a command there; out come the lines on the serial console.
 """
 
+import os
 import platform
 import re
 import shutil
@@ -25,10 +26,10 @@ _LEFT_OUT = shutil.ignore_patterns(
 )
 _PARTS = ("agent", "reconcilers", "tests", "deploy", "systemd")
 
-# The default target is the graphical one, so the tests begin when all is up that starts by itself.
+# The default target is the graphical one, so the command begins when all is up that starts by itself.
 _UNIT = """\
 [Unit]
-Description=The tests
+Description=What the machine is for
 After=multi-user.target
 
 [Service]
@@ -38,25 +39,28 @@ Environment=HOME=/root CI=1 PYTHONPATH=/opt/checkout:/opt/packages
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
-ExecStart=/usr/bin/python3 -m pytest -v --durations=8 --color=no -p no:cacheprovider {tests}
+ExecStart={command}
 ExecStopPost=/bin/sh -c 'echo "VM-END rc=$EXIT_STATUS" >/dev/ttyS0; systemctl poweroff --force --force'
 """
 
 
-def run_tests(layers: Sequence[Path], work: Path, tests: Sequence[str], tell: Callable[[str], None]) -> int:
-    """Boot, run tests and switch off.
+def run(
+    layers: Sequence[Path], work: Path, command: str, tell: Callable[[str], None], *, packages: Sequence[str] = ()
+) -> int:
+    """Boot, run a command in the checkout and switch off.
 
     Args:
         layers: Root file systems, the uppermost first; the last one has the kernel.
         work: A folder for the machine's own files.
-        tests: As pytest takes them, below the checkout.
+        command: As a unit's ExecStart has it.
         tell: Gets each line that the machine prints, at once, and what is done before it does.
+        packages: Debian packages that it takes besides.
 
     Returns:
-        pytest's exit status, or -1 if it never said so.
+        The command's exit status, or -1 if it never said so.
     """
     tell("making the machine's disk")
-    disk = _make_disk(layers, work, " ".join(tests))
+    disk = _make_disk(layers, work, command, packages)
     tell("booting it; the first line comes after half a minute or two")
     ended = [
         int(found[1])
@@ -66,9 +70,11 @@ def run_tests(layers: Sequence[Path], work: Path, tests: Sequence[str], tell: Ca
     return ended[-1] if ended else -1
 
 
-def _make_disk(layers: Sequence[Path], work: Path, tests: str) -> Path:
+def _make_disk(layers: Sequence[Path], work: Path, command: str, packages: Sequence[str]) -> Path:
     disk = work / "disk"
     with _laid_over(layers, work) as root:
+        if packages:
+            _install(root, packages)
         (root / "etc/tmpfiles.d/loop-nodes.conf").unlink()  # here /dev is the kernel's own
         for part in _PARTS:
             shutil.copytree(CHECKOUT / part, root / "opt/checkout" / part, ignore=_LEFT_OUT)
@@ -77,13 +83,21 @@ def _make_disk(layers: Sequence[Path], work: Path, tests: str) -> Path:
         subprocess.run([sys.executable, "-m", "compileall", "-q", root / "opt/checkout"], check=True)
         (root / "etc/tapster-test-machine").touch()
         units = root / "etc/systemd/system"
-        (units / "tests.service").write_text(_UNIT.format(tests=tests))
+        (units / "tests.service").write_text(_UNIT.format(command=command))
         (units / "graphical.target.wants").mkdir(exist_ok=True)
         (units / "graphical.target.wants/tests.service").symlink_to("../tests.service")
         with disk.open("wb") as file:
             file.truncate(3 << 30)
         subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, disk], check=True)
     return disk
+
+
+def _install(root: Path, packages: Sequence[str]) -> None:
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    apt = ["chroot", str(root), "apt-get", "-q", "-q"]
+    surroundings = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        subprocess.run([*apt, *words], check=True, stdout=subprocess.DEVNULL, env=surroundings)
 
 
 @contextmanager

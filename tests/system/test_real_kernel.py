@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.emulator import BOOT_SECONDS, missing, run_tests
+from tests.system.emulator import BOOT_SECONDS, missing, run
+
+TESTS = "/usr/bin/python3 -m pytest -v --durations=8 --color=no -p no:cacheprovider tests/nbd tests/real_kernel"
 
 
 @pytest.mark.timeout(2 * BOOT_SECONDS)
@@ -22,6 +24,6 @@ def test_on_a_kernel_of_its_own(
 
     with capsys.disabled():
         print()  # noqa: T201
-    status = run_tests([installed_root, base_root], tmp_path, ["tests/nbd", "tests/real_kernel"], tell)
+    status = run([installed_root, base_root], tmp_path, TESTS, tell)
     assert status == 0, "\n".join(said)
     assert not [line for line in said if line.startswith("SKIPPED")]
