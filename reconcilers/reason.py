@@ -267,6 +267,12 @@ class Reason(StrEnum):
         "Act on the log lines; the agent tries again by itself.",
         True,
     )
+    AIO_SLOTS_TAKEN = (
+        "AioSlotsTaken",
+        "The host has too few slots for asynchronous I/O left for the disk's server (fs.aio-max-nr).",
+        "Raise the limit as the message says, or take disks down; the agent tries again by itself.",
+        True,
+    )
     SERVER_LOST = (
         "ServerLost",
         "The disk's server died or was killed: reads and writes fail.",

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.doctor.finding import Finding, Findings, ok, problem, warning
 from agent.settings import Settings
 from reconcilers.abilities import HostAbilities, probe
+from reconcilers.blktap import aio_slots
 from reconcilers.blktap.abilities import why_no_device
 from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.loop import control
@@ -21,9 +22,6 @@ OLDEST_KERNEL = (5, 8)
 
 MAX_LOOP_IS_NO_LIMIT = (6, 6)
 """Since then max_loop only says how many devices are made at first."""
-
-AIO_PER_TAPDISK = 804
-"""Slots of fs.aio-max-nr that one tapdisk takes."""
 
 DESCRIPTORS_WANTED = 4096
 """Open files of the agent: some per tap, so a smaller limit ends at some hundred disks."""
@@ -99,12 +97,14 @@ def _loop_numbers() -> Findings:
 
 
 def _asynchronous_io() -> Findings:
-    most, used = (int(Path(f"/proc/sys/fs/{name}").read_text()) for name in ("aio-max-nr", "aio-nr"))
-    room = f"{most - used} of fs.aio-max-nr={most} are free, {(most - used) // AIO_PER_TAPDISK} tapdisks' worth"
-    if most - used < AIO_PER_TAPDISK:
-        yield problem("aio", room, "sysctl -w fs.aio-max-nr=1048576")
-    elif most - used < most // 5:
-        yield warning("aio", room, "sysctl -w fs.aio-max-nr=1048576")
+    left, most = aio_slots.free()
+    each = {"tapdisks": aio_slots.OF_A_TAPDISK, "servers with io='native'": aio_slots.OF_NATIVE_IO}
+    worth = " or ".join(f"{max(0, left) // slots} {what}" for what, slots in each.items())
+    room = f"{left} of fs.aio-max-nr={most} are free, enough for {worth}"
+    if left < max(each.values()):
+        yield problem("aio", room, aio_slots.RAISE)
+    elif left < most // 5:
+        yield warning("aio", room, aio_slots.RAISE)
     else:
         yield ok("aio", room)
 

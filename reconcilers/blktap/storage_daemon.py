@@ -18,6 +18,7 @@ from pathlib import Path
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from reconcilers.blktap import aio_slots
 from reconcilers.blktap.grant import grant
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_arguments, node_arguments, strangers, throttle
@@ -132,8 +133,14 @@ class StorageDaemon:
             The server's process id.
 
         Raises:
-            DiskError: ServerFailed with the server's last log lines, TimedOut, or BackingUndeclared. Nothing runs then.
+            DiskError: ServerFailed with the server's last log lines, TimedOut, AioSlotsTaken, or BackingUndeclared.
+                Nothing runs then.
         """
+        native = _record(tap).tuning.io is Aio.NATIVE and bool(image_fds)
+        with aio_slots.taking(aio_slots.OF_NATIVE_IO if native else 0, "a server with io='native'"):
+            return await self._start(tap, image_fds, within=within)
+
+    async def _start(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
         try:
             async with asyncio.timeout(within):
                 await self._launch(tap, image_fds)

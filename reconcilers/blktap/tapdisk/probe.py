@@ -43,7 +43,9 @@ async def probe_tapdisk(formats: frozenset[Format], relay: StorageDaemon | None)
     answers = await asyncio.gather(*(_try(fmt) for fmt in tried))
     opened = frozenset(fmt for fmt, why in zip(tried, answers, strict=True) if why is None)
     if not opened:
-        return None, "; ".join(["tapdisk opens no image", *filter(None, answers)])
+        why = "; ".join(["tapdisk opens no image", *filter(None, answers)])
+        log.warning("tapdisk is left out until the next start", why=why)
+        return None, why
     await _tell_of_orphans()
     return Tapdisk(opened, relay), None
 

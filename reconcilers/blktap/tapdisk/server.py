@@ -15,9 +15,9 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from reconcilers.actual import SECTOR
+from reconcilers.blktap import aio_slots
 from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.blktap.storage_daemon import StorageDaemon
 from reconcilers.blktap.tap import TapFolder, TapRecord
@@ -35,9 +35,6 @@ from reconcilers.tuning import Aio, Cache, DetectZeroes, Limits, Tuning
 
 KINDS = {Format.AIO: "aio", Format.VHD: "vhd", Format.QCOW2: "qcow2"}
 """tapdisk's names of the formats that one build or another opens."""
-
-AIO_SLOTS = 804
-"""Events that one tapdisk asks of io_setup(2), out of fs.aio-max-nr for the whole host."""
 
 GRANTED = Tuning(cache=Cache.UNSAFE, io=Aio.NATIVE, discard=False)
 """The same for every image. Its I/O is direct, and yet the cache is unsafe: no flush of a guest's reaches the image."""
@@ -79,16 +76,16 @@ class Tapdisk:
         record = tap.record()
         if record is None:
             raise AssertionError(f"the tap folder {tap.path} has no record")
-        _refuse_without_aio_slots()
-        try:
-            pid = await serve(tap, KINDS[record.format], image_fds[0], read_only=record.read_only, within=within)
-            if record.device_kind is DeviceKind.FUSE_LOOP:
-                await self._start_relay(tap, record, within=within)
-        except BaseException as error:
-            await asyncio.shield(self._give_up(tap, within=within))
-            if isinstance(error, TapCtlError):
-                raise _disk_error(error) from error
-            raise
+        with aio_slots.taking(aio_slots.OF_A_TAPDISK, "a tapdisk"):
+            try:
+                pid = await serve(tap, KINDS[record.format], image_fds[0], read_only=record.read_only, within=within)
+                if record.device_kind is DeviceKind.FUSE_LOOP:
+                    await self._start_relay(tap, record, within=within)
+            except BaseException as error:
+                await asyncio.shield(self._give_up(tap, within=within))
+                if isinstance(error, TapCtlError):
+                    raise _disk_error(error) from error
+                raise
         return pid
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:
@@ -235,16 +232,6 @@ async def _end(tap: TapFolder, *, within: float) -> None:
             await process_end(pid)
     except TimeoutError as error:
         raise TapCtlError("detach", errno.ETIMEDOUT, f"tapdisk {pid} did not end within {within:g} s") from error
-
-
-def _refuse_without_aio_slots() -> None:
-    used, room = (int(Path(f"/proc/sys/fs/{name}").read_text(encoding="ascii")) for name in ("aio-nr", "aio-max-nr"))
-    if used + AIO_SLOTS > room:
-        message = (
-            f"the host has {room - used} of {room} slots for asynchronous I/O left, and a tapdisk takes {AIO_SLOTS}; "
-            f"raise the limit: sysctl fs.aio-max-nr={room * 4}"
-        )
-        raise DiskError(Reason.SERVER_FAILED, message)
 
 
 def _disk_error(error: TapCtlError) -> DiskError:
