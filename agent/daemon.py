@@ -347,6 +347,7 @@ def host_of(settings: Settings, abilities: HostAbilities, *, on_change: Callable
         settings.images.allowed(settings.paths),
         server_patience=settings.blktap.start_timeout,
         nbd_grace=settings.blktap.nbd_grace,
+        socket_group=settings.blktap.socket_group,
         on_change=on_change,
     )
 

@@ -154,7 +154,7 @@ def _disk_status(target: str, disk: DiskDefinition | None, shown: Shown, stable_
         backing=_backing(disk, attached),
         requested=Requested(backend=disk.backend if disk else None, format=disk.format if disk else None),
         effective=_effective(attached) if attached else None,
-        device_path=attached.device_path if attached else None,
+        device_path=attached.node if attached else None,
         stable_path=stable_path if attached and attached.linked else None,
         diskseq=attached.diskseq if attached else None,
         size_bytes=attached.size_bytes if attached else None,

@@ -296,7 +296,7 @@ class Reporter:
             cause=report.cause,
             duration_s=round(report.duration_s, 6),
             trace_id=report.trace_id,
-            device_path=report.attached.device_path if report.attached else None,
+            device_path=report.attached.node if report.attached else None,
         )
         self.tell(EventType.DISK_PHASE, str(key), data, report.trace_id)
 

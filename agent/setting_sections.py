@@ -210,13 +210,20 @@ class BlktapSettings(Section):
     devices: Annotated[tuple[TapDevice, ...], BeforeValidator(from_commas)] = Field(
         (DeviceKind.NBD, DeviceKind.FUSE_LOOP),
         description="How a block device is made of what a server exports, the preferred first; what the host lacks is "
-        "passed over. Only over nbd a guest is spared the death of a server; it needs the module, with max_part=0.",
+        "passed over. Only over nbd a guest is spared the death of a server; it needs the module, with max_part=0. "
+        "nbd-socket alone makes none: hypervisors are given the servers' sockets, and must speak NBD.",
     )
     nbd_grace: WholeSeconds = Field(
         300,
         ge=1,
         le=86400,
         description="How long requests to an nbd device wait when its server has died, before they fail.",
+    )
+    socket_group: str | None = Field(
+        None,
+        min_length=1,
+        description="Group that may connect to the sockets of nbd-socket. Not set: root alone.",
+        examples=["kvm"],
     )
     start_timeout: Seconds = Field(10.0, ge=0.1, le=300, description="How long a server may take to start.")
     jail: Jail = Field(
@@ -236,6 +243,19 @@ class BlktapSettings(Section):
         description="Image formats that may be served; a disk of another format is refused. vmdk is left out: its "
         "descriptors can name other files, and of its kinds only monolithicSparse is served.",
     )
+
+    @model_validator(mode="after")
+    def _device_or_socket(self) -> Self:
+        if DeviceKind.NBD_SOCKET in self.devices and len(self.devices) > 1:
+            raise ValueError(
+                "in devices, nbd-socket stands alone: a hypervisor has to know whether it is given a device or a socket"
+            )
+        return self
+
+    @property
+    def gives_sockets(self) -> bool:
+        """Whether hypervisors are given sockets in place of block devices."""
+        return DeviceKind.NBD_SOCKET in self.devices
 
 
 class TrustSettings(Section):

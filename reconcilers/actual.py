@@ -60,7 +60,7 @@ class TapFacts:
     Attributes:
         server: Which program has the image.
         device: How its export is made a block device.
-        export: Where it exports: the mount point of a FUSE file, or a unix socket.
+        export: Where it exports: the mount point of a FUSE file, a unix socket, or the URI of one for a hypervisor.
         process_id: The server's; None if it is gone, or just being started.
         unit: The systemd service that the server runs in; None if there is none.
         flushes: Whether a guest's flush reaches the image's storage.
@@ -95,7 +95,8 @@ class Attached:
         backend: What makes the block device.
         format: How the image is read.
         identity: Which file or device is behind it.
-        device_path: The kernel's node, `/dev/loop3`; None while a tap has no device yet.
+        device_path: The kernel's node, `/dev/loop3`, or the socket that a hypervisor is given in its place; None
+            while a tap has neither yet.
         diskseq: The kernel's sequence number of this very attachment (BLKGETDISKSEQ), None if it has none.
         size_bytes: Size of the block device.
         logical_block_size: Bytes a sector.
@@ -145,6 +146,11 @@ class Attached:
     def serves(self) -> bool:
         """Whether there is a device, and something behind it."""
         return self.server_alive and self.device_path is not None
+
+    @property
+    def node(self) -> str | None:
+        """The kernel's block device, if there is one."""
+        return None if self.tap and self.tap.device is DeviceKind.NBD_SOCKET else self.device_path
 
     @property
     def chain(self) -> tuple[Layer, ...]:

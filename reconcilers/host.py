@@ -20,7 +20,10 @@ from reconcilers.backend import Reconciler
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.nbd.control import NbdDevice
 from reconcilers.blktap.nbd.devices import NbdDevices
+from reconcilers.blktap.nbd_socket.clients import Queue
+from reconcilers.blktap.nbd_socket.devices import NbdSockets
 from reconcilers.blktap.reconciler import BlktapReconciler
+from reconcilers.blktap.tap import TAPS
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents, Writer
@@ -77,6 +80,7 @@ class Host:
         *,
         server_patience: float,
         nbd_grace: int,
+        socket_group: str | None,
         on_change: Callable[[DiskKey, Trigger], None],
     ) -> None:
         """Nothing is touched yet.
@@ -88,6 +92,7 @@ class Host:
             pools: Where sources may be.
             server_patience: Seconds that a tap's server may take to start or end.
             nbd_grace: Seconds that requests to an nbd device wait for another server when theirs has died.
+            socket_group: Who may connect to disks that are sockets, besides root.
             on_change: Called in the event loop when something happened to a disk behind our back.
         """
         self._runtime = runtime
@@ -103,6 +108,7 @@ class Host:
         self._devices = LoopDevices(instance, runtime)
         self._requests = HoldRequests(runtime)
         self._nbd = NbdDevices(instance, grace=nbd_grace)
+        self._queue = Queue(lambda key: on_change(key, Trigger.SERVER))
         self._loop = LoopReconciler(self._devices, self.paths)
         self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
@@ -110,6 +116,7 @@ class Host:
             abilities.taps,
             fuse_loop=FuseLoop(self._devices),
             nbd=self._nbd,
+            sockets=NbdSockets(runtime / TAPS, socket_group),
             paths=self.paths,
             requests=self._requests,
             patience=server_patience,
@@ -277,6 +284,9 @@ class Host:
 
     async def tell_of_release(self, key: DiskKey, device_path: str, holders: DeviceHolders | None) -> None:
         """Report a change once somebody lets go of the device, or has by now. It may come too often, or not at all."""
+        if (seen := self._seen.get(key)) and seen.node is None:
+            self._queue.stand(key, device_path)
+            return
         if self._files:
             self._files.tell_of_release(key, device_path)
         if holders and holders.found and not (await asyncio.to_thread(DeviceHolders.of, device_path)).found:
@@ -380,6 +390,7 @@ class Host:
 
     async def close(self) -> None:
         """Stop watching. Every disk stays up."""
+        self._queue.close()
         await self._blktap.close()
         self._abilities.taps.starter.close()
 

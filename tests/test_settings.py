@@ -139,6 +139,7 @@ def test_a_machine_without_a_usable_name_is_told_to_set_one(file: Path, monkeypa
         ("labels = {site = 'a,b'}", "labels.site = 'a,b' (in FILE): must be a table"),
         ("broker = 3", "broker (in FILE or the environment): is a section; set its options"),
         ("[broker]\nreconnect_min = 61.0", "broker (in FILE or the environment): reconnect_min must not be above"),
+        ("[blktap]\ndevices = ['nbd', 'nbd-socket']", "in devices, nbd-socket stands alone"),
         ("[controller]\nretry_min = 61.0", "controller (in FILE or the environment): retry_min must not be above"),
         ("[broker.tls]\nkey_file = '/k'", "broker.tls (in FILE or the environment): cert_file and key_file need"),
         ("[broker.tls]\nkey_file = '/k'\ncert_file = '/c'", "cert_file needs ca_file, which turns on TLS"),

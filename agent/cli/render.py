@@ -1,7 +1,8 @@
 """`tapster render`: the disk part that a hypervisor needs to use what tapster brings up.
 
-Every disk that tapster serves is a raw block device behind its stable path, whatever the image is, so that is all a
-hypervisor has to know. What else the definition says (bus addresses, boot order) is for its author to carry over.
+Every disk that tapster serves is a raw block device behind its stable path, or where the settings say so a socket that
+speaks NBD, whatever the image is, so that is all a hypervisor has to know. What else the definition says (bus
+addresses, boot order) is for its author to carry over.
 """
 
 import asyncio
@@ -22,8 +23,9 @@ from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits,
 from agent.document import read_document
 from agent.settings import Settings
 from agent.trust.policy import Unchecked
+from reconcilers.blktap.nodes import EXPORT
 from reconcilers.reason import Reason
-from reconcilers.spec import Device
+from reconcilers.spec import Backend, Device
 from reconcilers.stable_path import StablePaths
 
 Hypervisor = Literal["libvirt", "xl", "qemu", "cloud-hypervisor", "firecracker"]
@@ -31,7 +33,12 @@ Hypervisor = Literal["libvirt", "xl", "qemu", "cloud-hypervisor", "firecracker"]
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """One disk as a hypervisor sees it. `path` is None for an empty cdrom or floppy drive."""
+    """One disk as a hypervisor sees it.
+
+    Attributes, where their names do not say it:
+        path: None for an empty cdrom or floppy drive.
+        patience: Of a disk that is a socket, how many seconds to wait for another server; None for a block device.
+    """
 
     target: str
     device: Device
@@ -40,11 +47,12 @@ class Drive:
     shareable: bool
     direct_io: bool
     logical_block_size: int | None
+    patience: int | None
 
 
-def drives(guest: GuestDefinition, runtime: Path) -> list[Drive]:
+def drives(guest: GuestDefinition, settings: Settings) -> list[Drive]:
     """The disks of a guest that can be served, with their stable paths below the runtime folder."""
-    paths = StablePaths(runtime / "disks")
+    paths, blktap = StablePaths(settings.paths.runtime / "disks"), settings.blktap
     return [
         Drive(
             target=spec.key.target,
@@ -54,6 +62,7 @@ def drives(guest: GuestDefinition, runtime: Path) -> list[Drive]:
             shareable=spec.shareable,
             direct_io=spec.tuning.cache.direct,
             logical_block_size=spec.logical_block_size,
+            patience=blktap.nbd_grace if blktap.gives_sockets and spec.backend is Backend.BLKTAP else None,
         )
         for disk in guest.disks
         if (spec := disk.spec) is not None
@@ -68,7 +77,8 @@ def run(to: Hypervisor, *, file: Path | None, guest: str | None, host: str, sett
         file: A definition with one guest; `-` is standard input.
         guest: Where there is no file: the guest whose definition is on the bus.
         host: Whose definition of the guest; its own counts before that of all hosts.
-        settings: Which broker and which fleet, and the agent's runtime folder, which the stable paths are below.
+        settings: Which broker and which fleet, the agent's runtime folder, which the stable paths are below, and
+            whether taps are sockets.
 
     Returns:
         0, or 1 when the definition can't be had or one of its disks was refused. What can be used of it is printed even
@@ -80,15 +90,19 @@ def run(to: Hypervisor, *, file: Path | None, guest: str | None, host: str, sett
     except (OSError, BusError, TopicError, DocumentRejected) as error:
         sys.stderr.write(f"tapster render: {name}: {error}\n")
         return 1
-    found = drives(definition, settings.paths.runtime)
+    found = drives(definition, settings)
     left_out = [drive for drive in found if to in _NO_DRIVES and _removable(drive)]
-    sys.stdout.write(_RENDERERS[to]([drive for drive in found if drive not in left_out]))
+    sockets = [drive for drive in found if to not in _SPEAK_NBD and drive.patience is not None]
+    sys.stdout.write(_RENDERERS[to]([drive for drive in found if drive not in left_out + sockets]))
     for drive in left_out:
         sys.stderr.write(f"{name}: {to} has no {drive.device} drives; '{drive.target}' is left out\n")
+    for drive in sockets:
+        message = f"{to} does not speak NBD; '{drive.target}' is left out. Take nbd-socket out of blktap.devices"
+        sys.stderr.write(f"{name}: {message}\n")
     findings = [finding for disk in definition.disks for finding in disk.refused]
     for finding in findings:
         sys.stderr.write(f"{name}:{finding.line}: {finding.reason}: {finding.message}\n")
-    return 1 if findings else 0
+    return 1 if findings or sockets else 0
 
 
 def _from_file(file: Path) -> GuestDefinition:
@@ -135,9 +149,9 @@ def _libvirt_disk(drive: Drive) -> str:
     name = "phy" if drive.target.startswith("xvd") else "qemu"
     cache = " cache='none'" if drive.direct_io else ""
     lines = [
-        f"<disk type='block' device='{drive.device}'>",
+        f"<disk type='{'block' if drive.patience is None else 'network'}' device='{drive.device}'>",
         f"  <driver name='{name}' type='raw'{cache}/>",
-        f"  <source dev={quoteattr(drive.path)}/>" if drive.path else "",
+        _libvirt_source(drive),
         f"  <target dev='{drive.target}'/>",
         f"  <blockio logical_block_size='{drive.logical_block_size}'/>" if drive.logical_block_size else "",
         "  <readonly/>" if drive.read_only else "",
@@ -145,6 +159,15 @@ def _libvirt_disk(drive: Drive) -> str:
         "</disk>",
     ]
     return "".join(f"{line}\n" for line in lines if line)
+
+
+def _libvirt_source(drive: Drive) -> str:
+    if drive.path is None:
+        return ""
+    if drive.patience is None:
+        return f"  <source dev={quoteattr(drive.path)}/>"
+    host = f"<host transport='unix' socket={quoteattr(drive.path)}/><reconnect delay='{drive.patience}'/>"
+    return f"  <source protocol='nbd' name='{EXPORT}'>{host}</source>"
 
 
 def xl(found: Sequence[Drive]) -> str:
@@ -181,14 +204,15 @@ def _qemu_arguments(number: int, drive: Drive) -> list[tuple[str, dict[str, Any]
     device["drive"] = node
     if drive.shareable:
         device["share-rw"] = True
-    blockdev = {
-        "driver": "host_device",
-        "node-name": node,
-        "filename": drive.path,
-        "read-only": drive.read_only,
-        "cache": {"direct": drive.direct_io},
-    }
-    return [("-blockdev", blockdev), ("-device", device)]
+    common = {"node-name": node, "read-only": drive.read_only, "cache": {"direct": drive.direct_io}}
+    return [("-blockdev", common | _qemu_driver(drive)), ("-device", device)]
+
+
+def _qemu_driver(drive: Drive) -> dict[str, Any]:
+    if drive.patience is None:
+        return {"driver": "host_device", "filename": drive.path}
+    server = {"type": "unix", "path": drive.path}
+    return {"driver": "nbd", "server": server, "export": EXPORT, "reconnect-delay": drive.patience}
 
 
 def _qemu_frontend(drive: Drive) -> str:
@@ -237,3 +261,6 @@ _RENDERERS: dict[Hypervisor, Callable[[Sequence[Drive]], str]] = {
 
 _NO_DRIVES: frozenset[Hypervisor] = frozenset({"cloud-hypervisor", "firecracker"})
 """Hypervisors without drives whose medium can be changed."""
+
+_SPEAK_NBD: frozenset[Hypervisor] = frozenset({"libvirt", "qemu"})
+"""Hypervisors that take a disk that is a socket."""

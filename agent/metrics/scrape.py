@@ -65,9 +65,7 @@ class Metrics:
     async def _snapshot(self) -> Snapshot:
         disks = self._reporter.reports()
         devices = {
-            key: report.attached.device_path
-            for key, report in disks.items()
-            if report.attached and report.attached.device_path
+            key: report.attached.node for key, report in disks.items() if report.attached and report.attached.node
         }
         return Snapshot(
             disks=disks,

@@ -61,7 +61,7 @@ class TapAbilities:
     def _device_over(self, server: ServerKind) -> DeviceKind:
         """A tapdisk speaks NBD by itself; what makes a FUSE export of that is another program, which may lack."""
         speaks_fuse = server is not ServerKind.TAPDISK or self.relay
-        return next(kind for kind in self.devices if kind is DeviceKind.NBD or speaks_fuse)
+        return next(kind for kind in self.devices if kind is not DeviceKind.FUSE_LOOP or speaks_fuse)
 
     def every_server(self) -> dict[ServerKind, TapServer]:
         """One of each kind: a tap that is there is asked and stopped whatever the settings say by now."""
@@ -115,12 +115,11 @@ async def probe_taps(
                 )
             case ServerKind.TAPDISK:
                 tapdisk, why = await probe_tapdisk(formats, daemon)
-                if tapdisk and not daemon and DeviceKind.NBD not in usable:
-                    lacking.append("tapdisk needs the kernel's nbd, or qemu-storage-daemon in front of it")
+                why = why or (_why_no_tapdisk_over(usable, daemon) if tapdisk else None)
+                if why:
+                    lacking.append(why)
                 elif tapdisk:
                     found[kind] = tapdisk
-                elif why:
-                    lacking.append(why)
     missing = no_device or (None if found else "; ".join(lacking))
     opened = frozenset(fmt for server in found.values() for fmt in server.formats)
     return TapAbilities(
@@ -145,6 +144,14 @@ async def _why_no_taps_over(kind: DeviceKind, starter: Starter, *, jailed: bool)
     return _unjailed(await storage_daemon.lacking(starter, kind))
 
 
+def _why_no_tapdisk_over(devices: Sequence[DeviceKind], relay: StorageDaemon | None) -> str | None:
+    if DeviceKind.NBD_SOCKET in devices:
+        return "tapdisk can't tell whether a hypervisor is connected to its socket, so none is given it"
+    if DeviceKind.NBD in devices or relay:
+        return None
+    return "tapdisk needs the kernel's nbd, or qemu-storage-daemon in front of it"
+
+
 def _starter(runtime: Path) -> Starter:
     """Units where systemd has made the runtime folder (systemd.exec(5)), as theirs names it; else session leaders."""
     if os.environ.get("RUNTIME_DIRECTORY") != str(runtime):
@@ -167,6 +174,8 @@ def _unjailed(lacks: Sequence[str]) -> str | None:
 
 def why_no_device(kind: DeviceKind) -> str | None:
     """Why this host has no device of a kind, and what to do about it; None if it has."""
+    if kind is DeviceKind.NBD_SOCKET:
+        return None
     if kind is DeviceKind.NBD:
         return nbd_lacks()
     if problem := unopenable("/dev/loop-control"):

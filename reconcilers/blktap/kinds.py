@@ -11,7 +11,8 @@ class ServerKind(StrEnum):
 
 
 class DeviceKind(StrEnum):
-    """How a block device is made of what the server exports."""
+    """How a block device is made of what the server exports; or none is, and a hypervisor takes the export itself."""
 
     NBD = "nbd"
     FUSE_LOOP = "fuse-loop"
+    NBD_SOCKET = "nbd-socket"

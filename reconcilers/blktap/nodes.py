@@ -89,7 +89,7 @@ def export_arguments(record: TapRecord, mount_point: Path, nbd_listener: int) ->
     """
     export: Node = {
         "id": EXPORT,
-        "node-name": _top(record),
+        "node-name": top(record),
         "writable": not record.read_only,
         "writethrough": record.tuning.cache.through,
     }
@@ -97,7 +97,9 @@ def export_arguments(record: TapRecord, mount_point: Path, nbd_listener: int) ->
         # To FUSE, others are those of the server's user namespace, and the agent is none of them: it has the same user.
         fuse = {"type": "fuse", "mountpoint": str(mount_point), "allow-other": "off"}
         return ["--export", json.dumps(export | fuse)]
-    listener = f"addr.type=fd,addr.str={nbd_listener}"
+    # A disk is one guest's: a second client waits until the first has gone. The kernel's connection is the agent's own.
+    most = ",max-connections=1" if record.device_kind is DeviceKind.NBD_SOCKET else ""
+    listener = f"addr.type=fd,addr.str={nbd_listener}{most}"
     return ["--nbd-server", listener, "--export", json.dumps(export | {"type": "nbd", "name": EXPORT})]
 
 
@@ -127,7 +129,8 @@ def _nodes(record: TapRecord, image_fds: Sequence[int]) -> list[Node]:
     return [{"read-only": record.read_only, "discard": "unmap"} | node for node in nodes]
 
 
-def _top(record: TapRecord) -> str:
+def top(record: TapRecord) -> str:
+    """The name of the node that is exported."""
     if _refuses_holes(record):
         return "no-holes"
     return "limits" if record.tuning.limits else "format"

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import structlog
 
-from reconcilers.actual import Attached, FileId, Hold, TapFacts
+from reconcilers.actual import Attached, FileId, Hold
 from reconcilers.backend import CheckedSource, Reconciler, claimed_source
 from reconcilers.blktap.abilities import TapAbilities
 from reconcilers.blktap.crashes import Crashes
 from reconcilers.blktap.device import TapDevice
+from reconcilers.blktap.facts import facts_of
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nbd.devices import NbdDevices, survives_its_server
+from reconcilers.blktap.nbd_socket.devices import NbdSockets
 from reconcilers.blktap.server import TapServer
 from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
 from reconcilers.blktap.stillness import flush
@@ -29,7 +31,7 @@ from reconcilers.reason import Reason
 from reconcilers.source import Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
-from reconcilers.tuning import Cache, Limits
+from reconcilers.tuning import Limits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -62,6 +64,7 @@ class BlktapReconciler:
         *,
         fuse_loop: FuseLoop,
         nbd: NbdDevices,
+        sockets: NbdSockets,
         paths: StablePaths,
         requests: HoldRequests,
         patience: float,
@@ -72,7 +75,11 @@ class BlktapReconciler:
         self._abilities = abilities
         self._servers = abilities.every_server()
         self._fuse_loop = fuse_loop
-        self._devices: dict[DeviceKind, TapDevice] = {DeviceKind.FUSE_LOOP: fuse_loop, DeviceKind.NBD: nbd}
+        self._devices: dict[DeviceKind, TapDevice] = {
+            DeviceKind.FUSE_LOOP: fuse_loop,
+            DeviceKind.NBD: nbd,
+            DeviceKind.NBD_SOCKET: sockets,
+        }
         self._paths = paths
         self._requests = requests
         self._patience = patience
@@ -127,7 +134,7 @@ class BlktapReconciler:
             server=record.server,
             below=tuple((Layer(one.source, one.format), FileId(one.device, one.inode)) for one in record.below),
             server_alive=alive,
-            tap=_facts(tap, record, alive=alive),
+            tap=facts_of(tap, record, alive=alive),
             awaits_server=not alive and device is not None and not fuse and survives_its_server(record),
             damage=tap.damage(),
             hold=Hold(until, held=held is True) if wanted or held is not None else None,
@@ -227,7 +234,7 @@ class BlktapReconciler:
             await server.release(tap, within=self._patience)
         await asyncio.to_thread(tap.note_hold, done=False)
         try:
-            await asyncio.to_thread(flush, device.path)
+            await asyncio.to_thread(_flush, tap, device.path)
             await server.hold(tap, within=self._patience)
             await asyncio.to_thread(tap.note_hold, done=True)
         except (DiskError, OSError):
@@ -362,16 +369,11 @@ def _layers(spec: DiskSpec, checked: CheckedSource) -> tuple[TapLayer, ...]:
     )
 
 
-def _facts(tap: TapFolder, record: TapRecord, *, alive: bool) -> TapFacts:
-    fuse = record.device_kind is DeviceKind.FUSE_LOOP
-    return TapFacts(
-        server=record.server_kind,
-        device=record.device_kind,
-        export=str(tap.export if fuse else tap.nbd),
-        process_id=tap.noted_process_id() if alive else None,
-        unit=tap.unit() if alive else None,
-        flushes=record.tuning.cache is not Cache.UNSAFE,
-    )
+def _flush(tap: TapFolder, device_path: str) -> None:
+    """Nothing of the host's stands in front of a socket, and what its server has is flushed when it is held."""
+    record = tap.record()
+    if record and record.device_kind is not DeviceKind.NBD_SOCKET:
+        flush(device_path)
 
 
 def _write_limits(tap: TapFolder, limits: Limits) -> None:

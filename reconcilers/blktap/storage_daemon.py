@@ -12,16 +12,18 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import QMPError
 
 from reconcilers.blktap import aio_slots
 from reconcilers.blktap.grant import grant
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_arguments, node_arguments, strangers, throttle
+from reconcilers.blktap.qmp import execute
 from reconcilers.blktap.stillness import stop_process, sync_image
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
@@ -32,15 +34,12 @@ from reconcilers.jail.warden import FIRST_DESCRIPTOR
 from reconcilers.process import process_end
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
-from reconcilers.spec import DiskSpec
-from reconcilers.tuning import Aio, Limits, Tuning
+from reconcilers.spec import DiskSpec, Format
+from reconcilers.tuning import Aio, Cache, Limits, Tuning
 
 PROGRAM = "qemu-storage-daemon"
 
 _PROBE_SECONDS = 10.0
-
-_GREETING_SECONDS = 1.0
-"""For the first attempt to be greeted."""
 
 _CONTROL, _EVENTS, _LOCK, _FIRST_IMAGE = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 4)
 """The numbers that the descriptors have in the server. Behind the last image comes the listener for NBD, if any."""
@@ -116,9 +115,14 @@ class StorageDaemon:
 
     def grant(self, spec: DiskSpec, image: OpenSource, device: DeviceKind) -> Tuning:
         """See `TapServer`."""
-        exact = device is DeviceKind.NBD or punches_exactly(self.version)
+        exact = device is not DeviceKind.FUSE_LOOP or punches_exactly(self.version)
         through = flushes_every_write(self.version)
-        return grant(spec, image, exact=exact, through=through)
+        granted = grant(spec, image, exact=exact, through=through)
+        if device is DeviceKind.NBD_SOCKET and spec.format is Format.QCOW2 and not spec.read_only:
+            # A client that goes on with the next server is not told of what was lost with this one, so nothing may be.
+            cache = Cache.DIRECTSYNC if granted.cache.direct else Cache.WRITETHROUGH
+            return replace(granted, cache=cache)
+        return granted
 
     async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
         """Start the server of `tap` over its locked images, and wait until its export is there.
@@ -164,8 +168,8 @@ class StorageDaemon:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log = stack.enter_context(tap.log.open("a+b"))
             inherited = [*(listener.fileno() for listener in listeners), lock_fd, *image_fds]
-            if _record(tap).device_kind is DeviceKind.NBD:
-                inherited.append(stack.enter_context(_listener(tap.nbd)).fileno())
+            if socket_path := tap.listens_at(_record(tap).device_kind):
+                inherited.append(stack.enter_context(_listener(socket_path)).fileno())
             wanted = await asyncio.to_thread(self._order, tap, len(image_fds), FIRST_DESCRIPTOR + len(inherited))
             launched = await self._starter.launch(tap.name, wanted, log.fileno(), inherited)
             await asyncio.to_thread(tap.note_process, launched.pid)
@@ -193,8 +197,8 @@ class StorageDaemon:
             async with asyncio.timeout(within):
                 # The greeting comes from the monitor's own thread and proves nothing; commands are answered by the main
                 # loop, which runs only after every option, the export among them, was carried out.
-                exports = await _execute(tap, "query-block-exports")
-                nodes = await _execute(tap, "query-named-block-nodes", {"flat": True})
+                exports = await execute(tap, "query-block-exports")
+                nodes = await execute(tap, "query-named-block-nodes", {"flat": True})
         except TimeoutError as error:
             message = f"the server was not ready after {within:g} s; {tap.last_log_lines()}"
             raise DiskError(Reason.TIMED_OUT, message) from error
@@ -212,7 +216,7 @@ class StorageDaemon:
         """Whether the server's main loop, which all requests go through, answers within so many seconds."""
         try:
             async with asyncio.timeout(within):
-                await _execute(tap, "query-block-exports")
+                await execute(tap, "query-block-exports")
         except (QMPError, OSError, EOFError, TimeoutError):
             return False
         return True
@@ -226,7 +230,7 @@ class StorageDaemon:
         change = {"path": LIMITS_PATH, "property": "limits", "value": throttle(limits)}
         try:
             async with asyncio.timeout(within):
-                await _execute(tap, "qom-set", change)
+                await execute(tap, "qom-set", change)
         except TimeoutError as error:
             raise DiskError(Reason.TIMED_OUT, f"the server took no new limits within {within:g} s") from error
         except (QMPError, OSError, EOFError) as error:
@@ -258,7 +262,7 @@ class StorageDaemon:
         try:
             async with asyncio.timeout(within):
                 with suppress(QMPError, OSError, EOFError):
-                    await _execute(tap, "quit")
+                    await execute(tap, "quit")
                 await process_end(pid)
         except TimeoutError as error:
             raise DiskError(
@@ -303,34 +307,3 @@ def _record(tap: TapFolder) -> TapRecord:
     if record is None:
         raise DiskError(Reason.INTERNAL_ERROR, f"the tap folder {tap.path} has no record")
     return record
-
-
-async def _execute(
-    tap: TapFolder, command: str, arguments: Mapping[str, object] | None = None
-) -> list[dict[str, object]]:
-    client = await _connected(tap)
-    try:
-        answer = await client.execute(command, arguments)
-    except ExecuteError as error:
-        raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} refused {command}: {error}") from error
-    finally:
-        with suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
-    return answer if isinstance(answer, list) else []
-
-
-async def _connected(tap: TapFolder) -> QMPClient:
-    """A session on the control socket. Bound the wait with `asyncio.timeout`.
-
-    A server that is about to run now and then accepts a client and never greets it, for as long as that stays: its
-    listener was just being handed to the monitor's thread (seen with 7.2.22, once in some hundred starts on a busy
-    machine). The next client is greeted.
-    """
-    patience = _GREETING_SECONDS
-    while True:
-        client = QMPClient(tap.path.name)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await client.connect(str(tap.qmp))
-                return client
-        patience *= 2  # the machine may just be busy

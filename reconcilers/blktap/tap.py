@@ -9,6 +9,7 @@
     held       there while the server is kept from writing: `begun` and then `done`
     export     the mount point of its FUSE export, a regular file of this name in its jail
     nbd.sock   where it speaks NBD, for a device of the kernel's nbd or for a relay
+    shown      size and sector of what a hypervisor finds at the socket that it is given, while it may connect
     marker     of a tapdisk: links to the marker of its minor
     relay/     of a tapdisk whose device needs a FUSE export: the storage daemon in front of it, a tap of its own
     reconnecting  there while a device waits for its next server
@@ -40,6 +41,9 @@ from reconcilers.tuning import Tuning
 
 TAPS = "taps"
 """What the folder of all taps is called."""
+
+SOCKETS = "sockets"
+"""What the folder beside it is called, where hypervisors find sockets: a tap's own folder is nothing for them."""
 
 _EXPORT = "export"
 
@@ -152,6 +156,21 @@ class TapFolder:
         return self.path / "nbd.sock"
 
     @property
+    def socket(self) -> Path:
+        """Where the server speaks NBD to a hypervisor."""
+        return self.path.parent.parent / SOCKETS / self.path.name
+
+    def listens_at(self, device: DeviceKind) -> Path | None:
+        """The socket that is made for a server behind such a device; None if it speaks FUSE."""
+        match device:
+            case DeviceKind.NBD:
+                return self.nbd
+            case DeviceKind.NBD_SOCKET:
+                return self.socket
+            case DeviceKind.FUSE_LOOP:
+                return None
+
+    @property
     def marker(self) -> Path:
         """Links to the marker of a tapdisk's minor."""
         return self.path / "marker"
@@ -191,7 +210,7 @@ class TapFolder:
     def renew(self, record: TapRecord) -> None:
         """Make the folder of a server that is gone ready for the next one behind the same device."""
         self._reconnecting.touch(mode=0o600)
-        for path in (self.qmp, self.events, self.nbd, self.pid_file):
+        for path in (self.qmp, self.events, self.nbd, self.socket, self.pid_file):
             path.unlink(missing_ok=True)
         self.write(record)
 
@@ -200,6 +219,8 @@ class TapFolder:
         self.path.mkdir(parents=True, mode=0o700)
         self.export.touch(mode=0o600)
         self.lock.touch(mode=0o600)
+        if record.device_kind is DeviceKind.NBD_SOCKET:
+            self.socket.parent.mkdir(mode=0o711, exist_ok=True)
         self.write(record)
 
     def write(self, record: TapRecord) -> None:
@@ -352,5 +373,6 @@ class TapFolder:
     def remove(self) -> None:
         """Clear away what a server that is gone has left: its mount first, then the folder. Idempotent."""
         unmount_lazily(self.export)
+        self.socket.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             shutil.rmtree(self.path)

@@ -20,9 +20,10 @@ from reconcilers.blktap.abilities import TapAbilities, why_no_device
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nbd.devices import NbdDevices
+from reconcilers.blktap.nbd_socket.devices import NbdSockets
 from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.blktap.storage_daemon import StorageDaemon
-from reconcilers.blktap.tap import TapFolder
+from reconcilers.blktap.tap import TAPS, TapFolder
 from reconcilers.holds import HoldRequests
 from reconcilers.jail.launcher import Launcher, Starter
 from reconcilers.jail.profile import Jail
@@ -177,6 +178,7 @@ def _taps(kind: DeviceKind, starter: Starter) -> Iterator[Taps]:
             abilities,
             fuse_loop=FuseLoop(LoopDevices(instance, runtime)),
             nbd=NbdDevices(instance, grace=60),
+            sockets=NbdSockets(runtime / TAPS, None),
             paths=StablePaths(runtime / "disks"),
             requests=HoldRequests(runtime),
             patience=PATIENCE,

@@ -3,12 +3,15 @@
 import json
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree as ET  # it reads what we wrote
 
 import pytest
 
 from agent.cli.render import Hypervisor, run
 from agent.definition import parse_domain, parse_file
+from agent.setting_sections import BlktapSettings
 from agent.settings import Settings
+from reconcilers.blktap.kinds import DeviceKind
 from tests.definition.samples import domain
 
 GUEST = domain(
@@ -22,11 +25,15 @@ FOLDER = "/run/tapster/disks/db, 1 & co"
 
 
 def render(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: Hypervisor, text: bytes = GUEST
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    to: Hypervisor,
+    text: bytes = GUEST,
+    settings: Settings | None = None,
 ) -> tuple[int, str, str]:
     file = tmp_path / "guest"
     file.write_bytes(text)
-    code = run(to, file=file, guest=None, host="h", settings=Settings(host="h"))
+    code = run(to, file=file, guest=None, host="h", settings=settings or Settings(host="h"))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -106,3 +113,35 @@ def test_what_is_refused_is_said_and_the_rest_is_printed(tmp_path: Path, capsys:
         code, out, err = render(tmp_path, capsys, "libvirt", bad)
         assert (code, out) == (1, "")
         assert err
+
+
+SOCKETS = Settings(host="h", blktap=BlktapSettings(devices=(DeviceKind.NBD_SOCKET,), nbd_grace=60))
+
+
+def test_who_speaks_nbd_is_given_the_sockets_of_taps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = render(tmp_path, capsys, "libvirt", settings=SOCKETS)
+    assert (code, err) == (0, "")
+    socket, device, *_ = ET.fromstring(f"<disks>{out}</disks>")
+    source, host, wait = (socket.find(path) for path in ("source", "source/host", "source/reconnect"))
+    assert source is not None
+    assert host is not None
+    assert wait is not None
+    assert (socket.get("type"), source.attrib) == ("network", {"protocol": "nbd", "name": "disk"})
+    assert host.attrib == {"transport": "unix", "socket": f"{FOLDER}/vda"}
+    assert wait.attrib == {"delay": "60"}
+    assert device.get("type") == "block"
+    _, out, _ = render(tmp_path, capsys, "qemu", settings=SOCKETS)
+    words = shlex.split(out.replace("\\\n", " "))
+    node = json.loads(words[words.index("-blockdev") + 1])
+    assert node["server"] == {"type": "unix", "path": f"{FOLDER}/vda"}
+    assert (node["driver"], node["export"], node["reconnect-delay"]) == ("nbd", "disk", 60)
+    assert "filename" not in node
+
+
+def test_who_does_not_speak_nbd_is_given_no_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = render(tmp_path, capsys, "xl", settings=SOCKETS)
+    assert code == 1
+    assert "'vda' is left out" in err
+    assert "nbd-socket" in err
+    assert "vdev=vda" not in out
+    assert "vdev=sdb" in out

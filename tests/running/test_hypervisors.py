@@ -3,6 +3,7 @@
 The guest is a boot sector: it reads its second sector, says it on the serial line, and writes it to the third.
 """
 
+import grp
 import os
 import shlex
 import shutil
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker import Broker
 from tests.running.test_render import render
+from tests.running.test_sockets import TAPS as SOCKETS
 from tests.workbench import Bench, loop_disk, tap_disk
+from tests.workbench import bench as running_bench
 
 QEMU = "qemu-system-x86_64"
 WORDS = b"a guest reads its disk\n"
@@ -89,9 +93,22 @@ def libvirt(folder: Path) -> Iterator[Callable[..., str]]:
             daemon.wait()
 
 
+@pytest.fixture(scope="module")
+def socket_host(host_parts: None, broker: Broker) -> Iterator[Bench]:
+    """A host whose taps are sockets, which QEMU may use as whoever libvirt has it run."""
+    with running_bench(f"{SOCKETS}socket_group = {_libvirts_group()!r}\n", broker=broker) as bench:
+        yield bench
+
+
+def _libvirts_group() -> str:
+    return next((each.gr_name for each in grp.getgrall() if each.gr_name == "libvirt-qemu"), "root")
+
+
 @pytest.mark.skipif(LIBVIRTD is None, reason="libvirtd is not installed")
 @pytest.mark.skipif(Path("/run/libvirt/libvirt-sock").exists(), reason="this machine's own libvirtd is left alone")
-def test_libvirt_starts_a_guest_with_its_disk(host: Bench) -> None:
+@pytest.mark.parametrize("fixture", ["host", "socket_host"])
+def test_libvirt_starts_a_guest_with_its_disk(request: pytest.FixtureRequest, fixture: str) -> None:
+    host: Bench = request.getfixturevalue(fixture)
     image, serial, guest = bootable(host), host.folder / "serial", f"booted-{host.host}"
     host.push_disks(guest, tap_disk("vda", image))
     host.until_guest(guest, "Up")
@@ -103,7 +120,7 @@ def test_libvirt_starts_a_guest_with_its_disk(host: Bench) -> None:
         host.until(lambda: "running" in virsh("version", "--daemon", check=False).lower())
         virsh("create", definition)
         host.until(lambda: serial.exists() and serial.read_bytes() == WORDS)
-        assert str(host.stable(guest, "vda")) in virsh("domblklist", guest)
+        assert str(host.stable(guest, "vda")) in virsh("dumpxml", guest)
         host.absent(guest)
         host.until_phase(guest, "vda", "InUse")
         virsh("destroy", guest)
@@ -111,8 +128,9 @@ def test_libvirt_starts_a_guest_with_its_disk(host: Bench) -> None:
     assert third_sector(image) == WORDS
 
 
-@pytest.mark.parametrize("disk", [loop_disk, tap_disk])
-def test_a_guest_reads_and_writes_its_disk(host: Bench, disk: object) -> None:
+@pytest.mark.parametrize(("fixture", "disk"), [("host", loop_disk), ("host", tap_disk), ("socket_host", tap_disk)])
+def test_a_guest_reads_and_writes_its_disk(request: pytest.FixtureRequest, fixture: str, disk: object) -> None:
+    host: Bench = request.getfixturevalue(fixture)
     image = bootable(host)
     host.push_disks("booted", disk("vda", image))  # type: ignore[operator]
     host.until_guest("booted", "Up")

@@ -136,7 +136,7 @@ def answers(data: bytes) -> Iterator[Answer]:
         if kind == _ERROR and len(body) >= 4:  # noqa: PLR2004
             yield Answer(sequence, -struct.unpack_from("=i", body)[0], {})
         elif kind != _ERROR:
-            yield Answer(sequence, None, dict(_attributes(body[_GENERIC.size :])))
+            yield Answer(sequence, None, dict(split_attributes(body[_GENERIC.size :])))
 
 
 def _device(index: int, backend: str) -> Attributes:
@@ -161,7 +161,8 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(length, kind) + value + bytes(_padded(length) - length)
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def split_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes in the body of a netlink message, each with its type; one that is cut off is dropped."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
         if not _ATTRIBUTE.size <= length <= len(data):

@@ -1,0 +1,136 @@
+"""This instance's sockets, `<runtime>/sockets/<disk id>`: each is a disk as a hypervisor that speaks NBD takes it.
+
+Who may connect is the file system's business: root, and one group where the settings name one. Whether somebody is
+connected is the server's: it alone can tell, and close its door at the same moment.
+"""
+
+import asyncio
+import grp
+import os
+from pathlib import Path
+
+from qemu.qmp import QMPError
+
+from reconcilers.blktap.device import BlockNode
+from reconcilers.blktap.nbd.devices import DEFAULT_BLOCK_SIZE
+from reconcilers.blktap.nbd_socket.clients import clients_of
+from reconcilers.blktap.nodes import EXPORT, top
+from reconcilers.blktap.qmp import execute
+from reconcilers.blktap.tap import TapFolder
+from reconcilers.errors import DiskError
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey, DiskSpec
+
+ANSWER_SECONDS = 5.0
+"""How long a server may take to say what it exports, or to take it back; it takes a millisecond."""
+
+
+class NbdSockets:
+    """See `TapDevice`. What a hypervisor finds at a socket is written down in the tap's folder as long as it may."""
+
+    def __init__(self, taps: Path, group: str | None) -> None:
+        """Args: the folder of all taps; the group that may connect, by name."""
+        self._taps = taps
+        self._group = group
+
+    def find(self, key: DiskKey) -> BlockNode | None:
+        """See `TapDevice`."""
+        tap = TapFolder.of(self._taps, key)
+        try:
+            size, sector = map(int, _shown(tap).read_text(encoding="ascii").split())
+        except FileNotFoundError:
+            return None
+        return BlockNode(str(tap.socket), None, size, sector)
+
+    def glimpse(self, key: DiskKey) -> BlockNode | None:
+        """See `TapDevice`. The server is never asked."""
+        return self.find(key)
+
+    def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
+        """See `TapDevice`. A client that waits for another server finds the disk as it was."""
+        before, sector = self.find(spec.key), spec.logical_block_size or DEFAULT_BLOCK_SIZE
+        size = asyncio.run(_exported(tap)) // sector * sector
+        if before and size < before.size_bytes:
+            message = f"the server of {tap.socket} has {size} bytes now, and its client knows {before.size_bytes}"
+            raise DiskError(Reason.SERVER_FAILED, message)
+        self._admit(tap.socket)
+        node = BlockNode(str(tap.socket), None, size, sector)
+        _show(tap, node)
+        tap.connected()
+        return node
+
+    def detach(self, key: DiskKey) -> None:
+        """See `TapDevice`."""
+        tap = TapFolder.of(self._taps, key)
+        node = self.find(key)
+        _shown(tap).unlink(missing_ok=True)  # first: a disk without its export is never to look like one that is there
+        try:
+            taken_back = not tap.locked() or asyncio.run(_taken_back(tap))
+        except DiskError:
+            _show(tap, node)
+            raise
+        if not taken_back:
+            _show(tap, node)
+            holders = clients_of(str(tap.socket))
+            raise DiskError(Reason.DEVICE_IN_USE, f"{tap.socket} is {holders}", holders)
+        tap.socket.unlink(missing_ok=True)
+
+    def _admit(self, path: Path) -> None:
+        """Root may connect until then (unix(7): that takes the right to write)."""
+        if self._group is None:
+            path.chmod(0o600)
+            return
+        try:
+            os.chown(path, 0, grp.getgrnam(self._group).gr_gid)
+        except KeyError as error:
+            message = f"this host has no group {self._group!r}; mend blktap.socket_group, or make it with groupadd"
+            raise DiskError(Reason.BACKEND_UNAVAILABLE, message) from error
+        path.chmod(0o660)
+
+
+def _shown(tap: TapFolder) -> Path:
+    return tap.path / "shown"
+
+
+def _show(tap: TapFolder, node: BlockNode | None) -> None:
+    if node:
+        draft = tap.path / "shown.new"
+        draft.write_text(f"{node.size_bytes} {node.logical_block_size}", encoding="ascii")
+        draft.rename(_shown(tap))
+
+
+async def _exported(tap: TapFolder) -> int:
+    """How many bytes the server exports. It is asked on its monitor, as the socket may have its one client already."""
+    record = tap.record()
+    if record is None:
+        raise AssertionError(f"the tap folder {tap.path} has no record")
+    for node in await _ask(tap, "query-named-block-nodes", {"flat": True}):
+        if node.get("node-name") == top(record) and isinstance(image := node.get("image"), dict):
+            return int(image["virtual-size"])
+    raise DiskError(Reason.SERVER_FAILED, f"the server of {tap.socket} does not say how large its export is")
+
+
+async def _taken_back(tap: TapFolder) -> bool:
+    """Whether nobody is connected, and nobody can be any more: the server sees to both at once.
+
+    Its mode `safe` deletes no export that a client has (BlockExportRemoveMode). One that was deleted already is found
+    where an agent was killed in between.
+    """
+    try:
+        await _ask(tap, "block-export-del", {"id": EXPORT, "mode": "safe"})
+    except DiskError as error:
+        if error.reason is not Reason.SERVER_FAILED:
+            raise
+        return not any(each["id"] == EXPORT for each in await _ask(tap, "query-block-exports"))
+    return True
+
+
+async def _ask(tap: TapFolder, command: str, arguments: dict[str, object] | None = None) -> list[dict[str, object]]:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await execute(tap, command, arguments)
+    except TimeoutError as error:
+        message = f"the server of {tap.socket} did not answer within {ANSWER_SECONDS:g} s"
+        raise DiskError(Reason.TIMED_OUT, message) from error
+    except (QMPError, OSError, EOFError) as error:
+        raise DiskError(Reason.SERVER_LOST, f"the server of {tap.socket} has just ended: {error}") from error
