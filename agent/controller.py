@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol, TypeGuard
@@ -102,6 +102,7 @@ class Controller:
         self._waiting: dict[DiskKey, _Trigger] = {}
         self._again: dict[DiskKey, _Trigger] = {}
         self._busy: set[DiskKey] = set()
+        self._hanging: set[DiskKey] = set()
         self._stuck: dict[DiskKey, _Stuck] = {}
         self._attempts: dict[DiskKey, int] = {}
         self._warnings: dict[DiskKey, str] = {}
@@ -179,24 +180,27 @@ class Controller:
         """Work on one disk. One that hangs gives its slot to others, but stays busy: its step may yet take effect."""
         if retry := self._retries.pop(key, None):
             retry.cancel()
-        work = asyncio.create_task(self._reconcile(key, trigger))
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._pace.step_timeout, self._give_way, key, trigger, slots)
         try:
-            await asyncio.wait({work}, timeout=self._pace.step_timeout)
-            if not work.done():
-                hanging = _hanging(self._pace.step_timeout, trigger)
-                self._report(key, replace(hanging, outage=self._outages.of(key)))
-            slots.release()
-            await work
+            await self._reconcile(key, trigger)
         finally:
-            work.cancel()
-            with suppress(asyncio.CancelledError):
-                await work
+            timer.cancel()
+            if key in self._hanging:
+                self._hanging.discard(key)
+            else:
+                slots.release()
             self._busy.discard(key)
             if again := self._again.pop(key, None):
                 self._waiting[key] = again
                 self._wake.set()
             if not (self._waiting or self._busy):
                 self._settled.set()
+
+    def _give_way(self, key: DiskKey, trigger: _Trigger, slots: asyncio.Semaphore) -> None:
+        self._hanging.add(key)
+        self._report(key, replace(_hanging(self._pace.step_timeout, trigger), outage=self._outages.of(key)))
+        slots.release()
 
     async def _reconcile(self, key: DiskKey, trigger: _Trigger) -> None:
         began = time.monotonic()

@@ -70,7 +70,10 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format and send; the formatter makes the fields into JSON."""
-        line = self.format(record)
+        self.write(self.format(record))
+
+    def write(self, line: str) -> None:
+        """Send fields that were made into JSON."""
         try:
             self._channel.sendto(encode(json.loads(line)), self._path)
         except TimeoutError:  # journald hangs; a line less is better than disks that nobody looks after

@@ -6,7 +6,9 @@ every line below carries them, those of libraries too. Tasks and `asyncio.to_thr
 
 import logging
 import sys
-from typing import Literal, TextIO
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, NoReturn, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -36,32 +38,53 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    renderers = _text(colors=terminal) if as_text else _json()
+    to_journal = format == "journal" or (format == "auto" and journal.is_connected(stream))
+    handler = journal.JournalHandler() if to_journal else _LineHandler(stream)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
             *fields,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            *renderers,
+            _straight_to(handler.write),
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
-    to_journal = format == "journal" or (format == "auto" and journal.is_connected(stream))
-    handler = journal.JournalHandler() if to_journal else logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=fields,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *(_text(colors=terminal) if as_text else _json()),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+
+
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream, as long as it takes any."""
+
+    def write(self, line: str) -> None:
+        self.acquire()
+        try:
+            with suppress(OSError, ValueError):  # a full disk or a closed pipe must not end the work that is told of
+                self.stream.write(line + self.terminator)
+                self.stream.flush()
+        finally:
+            self.release()
+
+
+def _straight_to(write: Callable[[str], None]) -> Processor:
+    """The end of our own lines; a record of the standard library on the way would cost three times what a line does."""
+
+    def end(_logger: object, _level: str, line: Any) -> NoReturn:
+        write(line)
+        raise structlog.DropEvent
+
+    return end
 
 
 def _text(*, colors: bool) -> list[Processor]:

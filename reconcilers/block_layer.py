@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+
+from reconcilers import sysfs
 
 
 def node(rdev: int) -> str | None:
@@ -14,14 +15,14 @@ def node(rdev: int) -> str | None:
 def names(rdev: int) -> list[str]:
     """What a device is called by those who made it: the kernel's node, and device mapper's name."""
     found = node(rdev)
-    mapped = _text(_folder(rdev) / "dm" / "name")
+    mapped = _text(f"{_folder(rdev)}/dm/name")
     return ([found] if found else []) + ([f"/dev/mapper/{mapped}"] if mapped else [])
 
 
 def number(rdev: int, name: str) -> int | None:
     """One of a device's numbers, or of its disk if it is a partition; None where the kernel has none."""
     folder = _folder(rdev)
-    for path in (folder / name, folder / ".." / name):
+    for path in (f"{folder}/{name}", f"{folder}/../{name}"):
         text = _text(path)
         if text is not None:
             return int(text)
@@ -34,37 +35,36 @@ def stack(rdev: int) -> Iterator[int]:
     while waiting:
         device = waiting.pop()
         yield device
-        for each in _directly_below(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"):
+        for each in _directly_below(_folder(device)):
             if each not in seen:
                 seen.add(each)
                 waiting.append(each)
 
 
 def _directly_below(folder: str) -> Iterator[int]:
-    """By bare calls, since the file system under every image is looked at this way."""
     try:
         below = [f"{folder}/slaves/{name}" for name in os.listdir(f"{folder}/slaves")]  # noqa: PTH208 - hot
     except FileNotFoundError:  # a partition has none, and is a part of its disk
         below = [f"{folder}/.."] if os.access(f"{folder}/partition", os.F_OK) else []
-    yield from (device for path in below if (device := _device(Path(path))) is not None)
+    yield from (device for path in below if (device := _device(path)) is not None)
 
 
-def _folder(rdev: int) -> Path:
-    return Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
+def _folder(rdev: int) -> str:
+    return f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}"
 
 
 def _facts(rdev: int) -> dict[str, str]:
-    lines = (_text(_folder(rdev) / "uevent") or "").splitlines()
+    lines = (_text(f"{_folder(rdev)}/uevent") or "").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def _device(folder: Path) -> int | None:
-    major, _, minor = (_text(folder / "dev") or "").partition(":")
+def _device(folder: str) -> int | None:
+    major, _, minor = (_text(f"{folder}/dev") or "").partition(":")
     return os.makedev(int(major), int(minor)) if minor else None
 
 
-def _text(path: Path) -> str | None:
+def _text(path: str) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return sysfs.read(path)
     except OSError:
         return None

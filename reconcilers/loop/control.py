@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
+from reconcilers import sysfs
 from reconcilers.actual import SECTOR, FileId
 from reconcilers.errors import DiskError
 from reconcilers.reason import Reason
@@ -117,10 +118,9 @@ class LoopNumbers:
         self._next = 0
 
     def learn(self) -> None:
-        """Read sysfs: a loop device is bound if it has a `loop` folder (drivers/block/loop.c)."""
-        known = {int(path.name.removeprefix("loop")) for path in Path("/sys/block").glob("loop*")}
-        bound = set(bound_minors())
-        self._free = known - bound
+        """Read sysfs."""
+        known = _minors()
+        self._free = {minor for minor in known if not is_bound(minor)}
         self._next = max(known, default=-1) + 1
 
     def take(self) -> int:
@@ -148,7 +148,17 @@ class LoopNumbers:
 
 def bound_minors() -> list[int]:
     """Numbers of all loop devices that have a backing file, ours or not."""
-    return sorted(int(path.parent.name.removeprefix("loop")) for path in Path("/sys/block").glob("loop*/loop"))
+    return sorted(minor for minor in _minors() if is_bound(minor))
+
+
+def is_bound(minor: int) -> bool:
+    """Whether a loop device has a backing file: then it has a `loop` folder (drivers/block/loop.c)."""
+    return os.access(f"/sys/block/loop{minor}/loop", os.F_OK)
+
+
+def _minors() -> set[int]:
+    names = os.listdir("/sys/block")  # noqa: PTH208 - names, not Paths
+    return {int(name.removeprefix("loop")) for name in names if name.startswith("loop")}
 
 
 def attach(
@@ -373,4 +383,4 @@ def retire(minor: int) -> None:
 
 
 def _queue(device: LoopDevice, name: str) -> int:
-    return int(Path(f"/sys/block/loop{device.minor}/queue/{name}").read_text(encoding="ascii"))
+    return int(sysfs.read(f"/sys/block/loop{device.minor}/queue/{name}"))

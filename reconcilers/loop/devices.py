@@ -71,7 +71,7 @@ class LoopDevices:
     def lost(self, minor: int) -> str | None:
         """The id of the disk that was on loop device `minor`, if the device is bound no more."""
         disk = self._disks.get(minor)  # first, since the kernel tells of everybody's devices
-        if disk is None or self._minors.get(disk) != minor or Path(f"/sys/block/loop{minor}/loop").exists():
+        if disk is None or self._minors.get(disk) != minor or control.is_bound(minor):
             return None
         return disk
 

@@ -43,7 +43,7 @@ class LoopReconciler:
             logical_block_size=device.logical_block_size,
             read_only=LoopFlags.READ_ONLY in device.flags,
             tuning=tuning,
-            asked=self._asked.get(key) or replace(tuning, io=None, discard=not control.discard_stopped(device)),
+            asked=self._asked.get(key) or _asked(device, tuning),
             slice_offset=device.offset,
             slice_size=device.size_limit or None,
             server=SERVER,
@@ -116,6 +116,11 @@ class LoopReconciler:
         self._devices.detach(key)
         self._asked.pop(key, None)
         self._paths.remove(key)
+
+
+def _asked(device: LoopDevice, tuning: Tuning) -> Tuning:
+    """What an earlier agent must have asked for, as far as the device tells."""
+    return replace(tuning, io=None, discard=tuning.discard or not control.discard_stopped(device))
 
 
 def _tuning(device: LoopDevice) -> Tuning:
