@@ -9,6 +9,7 @@ import typer
 
 from agent.cli import completion, fleet_commands, rollout_commands, trust_commands
 from agent.cli.options import Config, Files, Host, Output, settings_from
+from agent.cli.spared import spared
 
 app = typer.Typer(
     help="Brings guest disks up with the backend that their definitions name.",
@@ -21,7 +22,8 @@ app = typer.Typer(
 def run(config: Config = None) -> None:
     """Be the host's agent, in the foreground. SIGTERM stops it and leaves disks up; SIGHUP reloads the settings."""
     garbage.disable()  # until `look_seldom`: looking over for garbage what is imported is a tenth of the start
-    from agent.cli import run as command
+    with spared("rich"):  # the log's library would import it for its pictures: 4 MB, and another tenth of the start
+        from agent.cli import run as command
 
     raise typer.Exit(command.run(config))
 
