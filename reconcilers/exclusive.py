@@ -4,12 +4,13 @@ Three nets, from exact to wide: QEMU's image locks, which loop devices and taps 
 somebody else made, which hold no lock; processes that have the file open for writing without asking anybody.
 """
 
+import select
 from pathlib import Path
 
 from reconcilers.actual import FileId, SourceKind
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
-from reconcilers.holders import holders_of_file
+from reconcilers.holders import GLANCE_SECONDS, holders_of_file
 from reconcilers.image_lock import lock_image, sole_opener
 from reconcilers.loop.control import LoopDevice, LoopFlags
 from reconcilers.loop.devices import devices_over
@@ -28,10 +29,26 @@ def claim(image: OpenSource, spec: DiskSpec) -> None:
     Raises:
         DiskError: SourceInUse, naming the holder.
     """
-    if not lock_image(image.fd, read_only=spec.read_only, shareable=spec.shareable):
-        raise _in_use(image, _who(image.source.identity))
+    if who := _locked_out_by(image, spec):
+        raise _in_use(image, who)
     if image.source.kind is SourceKind.FILE and not sole_opener(image.fd):
         _refuse_unlocked_users(image, spec)
+
+
+def _locked_out_by(image: OpenSource, spec: DiskSpec) -> str | None:
+    """Lock the image. Returns who keeps us from that.
+
+    Who can't be found may just be going: a loop device tells of its end before the kernel lets go of its file, and
+    with it of the locks (drivers/block/loop.c, `__loop_clr_fd`), and whoever hears of it may come in between.
+    """
+    for pause in GLANCE_SECONDS:
+        if lock_image(image.fd, read_only=spec.read_only, shareable=spec.shareable):
+            return None
+        if who := _who(image.source.identity):
+            return who
+        select.select((), (), (), pause)
+    free = lock_image(image.fd, read_only=spec.read_only, shareable=spec.shareable)
+    return None if free else "a lock whose holder is not visible from here"
 
 
 def _refuse_unlocked_users(image: OpenSource, spec: DiskSpec) -> None:
@@ -54,7 +71,7 @@ def _is_export(backing: Path) -> bool:
 def _who(identity: FileId) -> str:
     words = [_loop_words(device) for device in devices_over(identity)]
     words += [str(holder) for holder in holders_of_file(identity)]
-    return ", ".join(words) or "a lock whose holder is not visible from here"
+    return ", ".join(words)
 
 
 def _loop_words(device: LoopDevice) -> str:
