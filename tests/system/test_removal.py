@@ -1,6 +1,6 @@
 """Removing the package leaves disks up; purging it takes them down only when told to, and never one in use."""
 
-from tests.system.machine import IMAGES, Machine
+from tests.system.machine import IMAGES, PATIENCE, Machine
 from tests.system.writer import writing
 from tests.workbench import loop_disk, tap_disk
 
@@ -48,3 +48,23 @@ def test_a_purge_that_is_told_to_takes_down_what_nobody_uses(machine: Machine) -
     assert devices["vm1/vdc"] in bound
     assert not machine.shell("pgrep qemu-storage || true")
     assert machine.shell(f"ls {IMAGES}").split() == ["a.raw", "b.raw", "c.raw"]
+
+
+def test_a_purge_asks_a_person_and_does_what_is_answered(machine: Machine) -> None:
+    machine.push("asked", loop_disk("vda", machine.image("a.raw", "8M")), tap_disk("vdb", machine.image("b.raw", "8M")))
+    purge = "DEBIAN_FRONTEND=readline apt-get -q -y purge tapster"
+    asking = machine.start("script", "--quiet", "--return", f"--command={purge}", "/dev/null")
+    assert asking.stdin
+    assert asking.stdout
+    said = ""
+    while "[yes/no]" not in said:
+        more = asking.stdout.read(1)
+        assert more, said
+        said += more
+    asking.stdin.write("yes\n")
+    asking.stdin.flush()
+    said += asking.communicate(timeout=PATIENCE)[0]
+    assert "Take down the disks of guests that are up?" in said
+    assert "tapster: asked/vda is down" in said
+    assert "tapster: asked/vdb is down" in said
+    assert machine.shell("find /run/tapster/disks -type l 2>/dev/null || true") == ""
