@@ -229,9 +229,19 @@ def _qemu_frontend(drive: Drive) -> str:
 
 
 def cloud_hypervisor(found: Sequence[Drive]) -> str:
-    """The `disks` of a VmConfig, for its HTTP API's `vm.create`."""
+    """The `disks` of a VmConfig, for its HTTP API's `vm.create`.
+
+    Without `image_type` it takes the format from what the guest has written to its first sector; a newer one refuses
+    writes to that sector then.
+    """
     disks = [
-        {"id": drive.target, "path": drive.path, "readonly": drive.read_only, "direct": drive.direct_io}
+        {
+            "id": drive.target,
+            "path": drive.path,
+            "image_type": "Raw",
+            "readonly": drive.read_only,
+            "direct": drive.direct_io,
+        }
         for drive in found
     ]
     return json.dumps({"disks": disks}, indent=2) + "\n"

@@ -86,7 +86,13 @@ def test_qemu_gets_arguments_for_a_shell(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_small_hypervisors_get_json_without_drives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = render(tmp_path, capsys, "cloud-hypervisor")
-    assert json.loads(out)["disks"][1] == {"id": "sdb", "path": f"{FOLDER}/sdb", "readonly": True, "direct": False}
+    assert json.loads(out)["disks"][1] == {
+        "id": "sdb",
+        "path": f"{FOLDER}/sdb",
+        "image_type": "Raw",
+        "readonly": True,
+        "direct": False,
+    }
     assert (code, len(json.loads(out)["disks"])) == (0, 3)
     assert "'hdc' is left out" in err
     _, out, _ = render(tmp_path, capsys, "firecracker")
