@@ -64,6 +64,7 @@ class TapFacts:
         process_id: The server's; None if it is gone, or just being started.
         unit: The systemd service that the server runs in; None if there is none.
         flushes: Whether a guest's flush reaches the image's storage.
+        takes_limits: Whether its I/O limits can be others, or none, while it serves.
     """
 
     server: ServerKind
@@ -72,6 +73,7 @@ class TapFacts:
     process_id: int | None
     unit: str | None
     flushes: bool
+    takes_limits: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,8 @@ def _tunable(desired: DiskSpec, attached: Attached) -> bool:
     wanted, before = desired.tuning, attached.asked
     if attached.backend is Backend.LOOP:
         return before.discard or not wanted.discard
-    return bool(wanted.limits and before.limits) and replace(wanted, limits=()) == replace(before, limits=())
+    takes_limits = attached.tap is not None and attached.tap.takes_limits
+    return takes_limits and replace(wanted, limits=()) == replace(before, limits=())
 
 
 def _words(value: object) -> str:

@@ -18,6 +18,7 @@ def facts_of(tap: TapFolder, record: TapRecord, *, alive: bool) -> TapFacts:
         process_id=tap.noted_process_id() if alive else None,
         unit=tap.unit() if alive else None,
         flushes=record.tuning.cache is not Cache.UNSAFE,
+        takes_limits=record.takes_limits,
     )
 
 

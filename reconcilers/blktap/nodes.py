@@ -6,8 +6,9 @@
                          |
          image-2 -> format-2 ...
 
-Slice, limits and no-holes are there where they are needed; format-1 and those below it, where there is a backing
-chain. See BlockdevOptions in the QEMU QMP reference.
+Limits are always there but in a relay, so that they can come and go while a disk is in use. Slice and no-holes are
+there where they are needed; format-1 and those below it, where there is a backing chain. See BlockdevOptions in the
+QEMU QMP reference.
 """
 
 import errno
@@ -58,7 +59,7 @@ def node_arguments(record: TapRecord, image_fds: Sequence[int]) -> list[str]:
         image_fds: The image's descriptor as the daemon has it, then those of the images below it. None for a relay.
     """
     group = {"qom-type": "throttle-group", "id": "limits", "limits": throttle(record.tuning.limits)}
-    objects = ["--object", json.dumps(group)] if record.tuning.limits else []
+    objects = ["--object", json.dumps(group)] if record.takes_limits else []
     return objects + [word for node in _nodes(record, image_fds) for word in ("--blockdev", json.dumps(node))]
 
 
@@ -121,10 +122,10 @@ def _qemu_name(name: str) -> str:
 
 def _nodes(record: TapRecord, image_fds: Sequence[int]) -> list[Node]:
     nodes = [*_lower(record, image_fds[1:]), _image(record, image_fds), *_slice(record), _format(record)]
-    if record.tuning.limits:
+    if record.takes_limits:
         nodes.append({"driver": "throttle", "throttle-group": "limits", "node-name": "limits", "file": "format"})
     if _refuses_holes(record):
-        below = "limits" if record.tuning.limits else "format"
+        below = "limits" if record.takes_limits else "format"
         nodes.append({"driver": "blkdebug", "inject-error": _REFUSALS, "node-name": "no-holes", "image": below})
     return [{"read-only": record.read_only, "discard": "unmap"} | node for node in nodes]
 
@@ -133,7 +134,7 @@ def top(record: TapRecord) -> str:
     """The name of the node that is exported."""
     if _refuses_holes(record):
         return "no-holes"
-    return "limits" if record.tuning.limits else "format"
+    return "limits" if record.takes_limits else "format"
 
 
 def _refuses_holes(record: TapRecord) -> bool:

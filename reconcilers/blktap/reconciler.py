@@ -249,7 +249,7 @@ class BlktapReconciler:
         await asyncio.to_thread(tap.note_release)
 
     async def tune(self, spec: DiskSpec) -> None:
-        """See `Reconciler`. Planned only for the numbers of limits."""
+        """See `Reconciler`. Planned only for limits."""
         tap, limits = TapFolder.of(self._taps, spec.key), spec.tuning.limits
         await self._server(tap).set_limits(tap, limits, within=self._patience)
         await asyncio.to_thread(_write_limits, tap, limits)
@@ -288,6 +288,7 @@ class BlktapReconciler:
                 device_kind=device_kind,
                 asked=spec.tuning,
                 tuning=server.grant(spec, image, device_kind),
+                throttled=server_kind is ServerKind.STORAGE_DAEMON,
             )
         )
         return tap
@@ -297,7 +298,9 @@ class BlktapReconciler:
         tap.note_release()
         if record is None or record.identity != checked.image.source.identity:
             raise DiskError(Reason.IMAGE_MISSING, f"{checked.image.path} is another file than the disk had until now")
-        tap.renew(record.model_copy(update={"server": self._servers[record.server_kind].version}))
+        throttled = record.server_kind is ServerKind.STORAGE_DAEMON
+        changed = {"server": self._servers[record.server_kind].version, "throttled": throttled}
+        tap.renew(record.model_copy(update=changed))
 
     def _bind(self, spec: DiskSpec, tap: TapFolder) -> None:
         device = self._device(tap)
@@ -380,4 +383,4 @@ def _write_limits(tap: TapFolder, limits: Limits) -> None:
     record = tap.record()
     if record is not None:
         asked, tuning = replace(record.asked, limits=limits), replace(record.tuning, limits=limits)
-        tap.write(record.model_copy(update={"asked": asked, "tuning": tuning}))
+        tap.write(record.model_copy(update={"asked": asked, "tuning": tuning, "throttled": True}))

@@ -54,7 +54,7 @@ class TapServer(Protocol):
         """Whether that through which all requests go answers."""
 
     async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
-        """Give a server that has I/O limits others, online."""
+        """Give a server that takes limits others, or none, online."""
 
     async def hold(self, tap: TapFolder, *, within: float) -> None:
         """Keep the server from writing, and have all that it wrote on the disk; what is asked of it waits."""

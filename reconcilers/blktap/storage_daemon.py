@@ -222,7 +222,7 @@ class StorageDaemon:
         return True
 
     async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
-        """Give a server that has I/O limits others, online.
+        """Give a server that takes limits others, or none, online.
 
         Raises:
             DiskError: ServerFailed, or TimedOut.

@@ -72,6 +72,7 @@ class TapRecord(BaseModel):
         below: The images below it, the uppermost first.
         asked: What the definition wanted.
         tuning: What the host granted of it.
+        throttled: Its server has a node for limits also where there are none; those of earlier versions had not.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -93,6 +94,12 @@ class TapRecord(BaseModel):
     relays: str | None = None
     asked: Tuning
     tuning: Tuning
+    throttled: bool = False
+
+    @property
+    def takes_limits(self) -> bool:
+        """Whether its server can be given other limits, or none, while it serves."""
+        return self.throttled or bool(self.tuning.limits)
 
     @property
     def key(self) -> DiskKey:

@@ -237,7 +237,7 @@ SCENARIOS = [
     _change("attach loop without discard", (), (NO_DISCARD,)),
     _detach("detach loop without discard", NO_DISCARD),
     _change("tune loop", (LOOP,), (NO_DISCARD,)),
-    _change("tune tap", (replace(TAP, more=_iops(1000)),), (replace(TAP, more=_iops(2000)),)),
+    _change("tune tap", (TAP,), (replace(TAP, more=_iops(2000)),)),
     _change("change the medium", (CDROM,), (replace(CDROM, image="d.iso"),)),
     _change("eject the medium", (CDROM,), (replace(CDROM, image=""),)),
     Scenario(name="rebuild a tap", before=(TAP,), happens=_kill_server, after=(TAP,)),

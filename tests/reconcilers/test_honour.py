@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcilers.actual import Actual, Attached, FileId, Source, SourceKind
+from reconcilers.actual import Actual, Attached, FileId, Source, SourceKind, TapFacts
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.honour import Feature, possible, unhonoured
 from reconcilers.plan import Nothing, Replace, Tune, plan
 from reconcilers.reason import Reason
@@ -32,6 +33,17 @@ def spec(tuning: Tuning, backend: Backend) -> DiskSpec:
     return DiskSpec(key=DiskKey("web", "vda"), source="/i", backend=backend, format=form, tuning=tuning)
 
 
+TAP = TapFacts(
+    server=ServerKind.STORAGE_DAEMON,
+    device=DeviceKind.FUSE_LOOP,
+    export="/export",
+    process_id=7,
+    unit=None,
+    flushes=True,
+    takes_limits=True,
+)
+
+
 def attached(backend: Backend, tuning: Tuning, asked: Tuning) -> Attached:
     return Attached(
         backend=backend,
@@ -49,6 +61,7 @@ def attached(backend: Backend, tuning: Tuning, asked: Tuning) -> Attached:
         server="s",
         server_alive=True,
         linked=True,
+        tap=TAP if backend is Backend.BLKTAP else None,
     )
 
 
@@ -94,15 +107,22 @@ def test_all_that_is_granted_is_honoured(asked: Tuning, backend: Backend) -> Non
         (Backend.BLKTAP, UNTUNED, Tuning(cache=Cache.NONE), Replace),
         (Backend.BLKTAP, UNTUNED, Tuning(io=Aio.THREADS), Nothing),
         (Backend.BLKTAP, UNTUNED, Tuning(io=Aio.NATIVE), Nothing),
-        (Backend.BLKTAP, UNTUNED, Tuning(limits=(("total_iops_sec", 1),)), Replace),
+        (Backend.BLKTAP, UNTUNED, Tuning(limits=(("total_iops_sec", 1),)), Tune),
+        (Backend.BLKTAP, UNTUNED, Tuning(limits=(("total_iops_sec", 1),), cache=Cache.NONE), Replace),
         (Backend.BLKTAP, Tuning(limits=(("total_iops_sec", 1),)), Tuning(limits=(("read_iops_sec", 2),)), Tune),
-        (Backend.BLKTAP, Tuning(limits=(("total_iops_sec", 1),)), UNTUNED, Replace),
+        (Backend.BLKTAP, Tuning(limits=(("total_iops_sec", 1),)), UNTUNED, Tune),
         (Backend.BLOCK, UNTUNED, Tuning(cache=Cache.NONE, discard=False), Nothing),
     ],
 )
 def test_how_a_change_is_made(backend: Backend, before: Tuning, wanted: Tuning, step: type) -> None:
     there = attached(backend, possible(before, backend), before)
     assert isinstance(plan(spec(wanted, backend), actual(there)), step)
+
+
+def test_a_server_that_takes_no_limits_is_replaced_for_them() -> None:
+    there = replace(attached(Backend.BLKTAP, UNTUNED, UNTUNED), tap=replace(TAP, takes_limits=False))
+    limited = Tuning(limits=(("total_iops_sec", 1),))
+    assert isinstance(plan(spec(limited, Backend.BLKTAP), actual(there)), Replace)
 
 
 def test_a_part_of_a_block_device_is_never_served_as_the_whole() -> None:

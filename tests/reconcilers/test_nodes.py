@@ -34,6 +34,7 @@ def record_of(image: Path, **more: object) -> TapRecord:
         server="",
         asked=UNTUNED,
         tuning=replace(UNTUNED, io=Aio.THREADS),
+        throttled=True,
     )
     return record.model_copy(update=more)
 
@@ -89,6 +90,7 @@ def test_a_backing_file_is_not_opened(host_parts: None, tmp_path: Path, tap: Tap
 OURS = [
     {"node-name": "image", "drv": "file", "file": "/proc/self/fd/12"},
     {"node-name": "format", "drv": "qcow2", "file": "/proc/self/fd/12"},
+    {"node-name": "limits", "drv": "throttle", "file": "/proc/self/fd/12"},
 ]
 
 

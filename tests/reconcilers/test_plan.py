@@ -68,6 +68,7 @@ TAP = TapFacts(
     process_id=7,
     unit=None,
     flushes=True,
+    takes_limits=True,
 )
 ON_AIO = replace(ON_LOOP, backend=Backend.BLKTAP, format=Format.AIO, tap=TAP)
 ON_NBD = replace(ON_AIO, tap=replace(TAP, device=DeviceKind.NBD))

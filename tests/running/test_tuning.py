@@ -14,6 +14,7 @@ import pytest
 
 from reconcilers.blktap.grant import has_io_uring
 from reconcilers.blktap.storage_daemon import flushes_every_write, version
+from tests.running.test_quiesce import holds, writing
 from tests.running.tuning import (
     allocated,
     ask,
@@ -267,8 +268,39 @@ def test_a_tap_keeps_to_its_limits_and_takes_others_while_in_use(bench: Bench) -
     assert fast < slow / 2
     bench.restart()
     assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == up["diskseq"]
-    bring_up(bench, disk(QCOW2, image, ""), "replace")
-    assert "limits" not in nodes(bench, "vda")
+
+
+def test_limits_come_and_go_under_a_writer(bench: Bench) -> None:
+    """Each time behind the same device, whatever is in flight."""
+
+    def in_force() -> Any:
+        return ask(bench, "vda", "qom-get", path="/objects/limits", property="limits")["iops-total"]
+
+    image = bench.formatted("a.qcow2", "qcow2")
+    up = bring_up(bench, disk(QCOW2, image, ""))
+    with writing(bench) as writer:
+        for limits, number in (("<total_iops_sec>90</total_iops_sec>", 90), ("", 0)) * 2:
+            again = bring_up(bench, disk(QCOW2, image, "", f"<iotune>{limits}</iotune>"), "tune")
+            assert (again["diskseq"], in_force()) == (up["diskseq"], number)
+            writer.wait_for_more(bench)
+    bench.restart()
+    assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == up["diskseq"]
+    bench.absent("vm1")
+    bench.until_guest("vm1", "Down")
+    holds(image, "qcow2", writer.done)
+
+
+def test_a_tap_of_an_earlier_version_is_replaced_for_its_first_limit(bench: Bench) -> None:
+    """It has no node for them; such records say nothing of one."""
+    image = bench.image("a.img")
+    bring_up(bench, disk(TAP, image, ""))
+    bench.stop()
+    (record,) = bench.runtime.glob("taps/*/tap.json")
+    record.write_text(record.read_text().replace('"throttled":true', '"throttled":false'))
+    bench.start()
+    limit = "<iotune><total_iops_sec>90</total_iops_sec></iotune>"
+    bring_up(bench, disk(TAP, image, "", limit), "replace")
+    bring_up(bench, disk(TAP, image, ""), "tune")
 
 
 def test_a_change_waits_until_nobody_uses_the_disk(bench: Bench) -> None:
