@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import by_hand
+from tests.bench import by_hand, udisks
 from tests.bench.figures import Figure
 from tests.bench.host import measured_host
 from tests.bench.process import cpu_seconds
 from tests.workbench import domain, loop_disk, tap_disk
+
+UDISKS_MAX = 50
+"""Of so many it is told what one takes; a thousand would take most of the benchmark's time."""
 
 PATH_OF_A_DISK = "document to durable store to device to stable path to status to broker"
 
@@ -60,19 +63,27 @@ def loop_figures(count: int, rounds: int, skipped: list[str]) -> list[Figure]:
         program = by_hand.compile_bare_loop(folder)
         if isinstance(program, str):
             skipped.append(program)
+        if without_udisks := udisks.lacking():
+            skipped.append(without_udisks)
+        few = images[:UDISKS_MAX]
         disks = [loop_disk("vda", image) for image in images]
-        shell, bare, ours = list[float](), list[float](), list[BringUp]()
+        shell, bare, desktop, ours = list[float](), list[float](), list[float](), list[BringUp]()
         for _ in range(rounds):
             shell.append(by_hand.seconds_of_shell_loop(images))
             by_hand.take_down(folder)
             if isinstance(program, Path):
                 bare.append(by_hand.seconds_of_bare_loop(program, images))
                 by_hand.take_down(folder)
+            if not without_udisks:
+                desktop.append(udisks.seconds_of_loop_setup(few))
+                by_hand.take_down(folder)
             ours.append(bring_up(disks))
-    return _loop_rows(count, ours, _each(shell, count), _each(bare, count))
+    return _loop_rows(count, ours, _each(shell, count), _each(bare, count), _each(desktop, len(few)))
 
 
-def _loop_rows(count: int, ours: Sequence[BringUp], shell: Sequence[float], bare: Sequence[float]) -> list[Figure]:
+def _loop_rows(
+    count: int, ours: Sequence[BringUp], shell: Sequence[float], bare: Sequence[float], desktop: Sequence[float]
+) -> list[Figure]:
     name, work = f"loop disk up, of {count}", _each([one.work for one in ours], count)
     figures = [
         Figure(
@@ -88,6 +99,9 @@ def _loop_rows(count: int, ours: Sequence[BringUp], shell: Sequence[float], bare
     if bare:
         against = "LOOP_CONFIGURE in C"
         figures.append(Figure(name=name, unit="ms", values=work, against=against, baseline=bare, target="≤ 3"))
+    if desktop:
+        against, note = "udisksctl loop-setup, shell loop", f"udisks made {min(count, UDISKS_MAX)} a round"
+        figures.append(Figure(name=name, unit="ms", values=work, against=against, baseline=desktop, note=note))
     cold = _each([one.cold for one in ours], count)
     return [*figures, _cold(f"{name}, cold", cold, "losetup -f --show, shell loop", shell)]
 
