@@ -109,9 +109,10 @@ class FileEvents:
             path: Its source as the definition names it; None follows nothing any more.
             writer: Who writes to it, if the file's length is the disk's.
         """
-        source = Path(path) if path else None
         with self._guard:
             before = self._sources.get(key)
+            same = before is not None and str(before) == path  # looks are many and changes few, and a Path takes time
+            source = before if same else Path(path) if path else None
             if before is not None and before != source:
                 self._leave(key, before)
             self._refused.discard(key)

@@ -110,7 +110,7 @@ def opened_below(pools: Pools, path: str, *, folder: bool = False) -> Iterator[t
 @contextmanager
 def _opened_pool(pools: Pools, pool: Path) -> Iterator[int]:
     """The pool's folder. The path to it is the operator's; that through another pool is not, for guests write there."""
-    outer = min((each for each in pools.folders if pool.is_relative_to(each)), key=_depth, default=pool)
+    outer = min((each for each in pools.folders if _is_below(str(pool), str(each))), key=_depth, default=pool)
     fd = -1
     try:
         fd = os.open(outer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

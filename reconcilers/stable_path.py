@@ -28,7 +28,7 @@ class StablePaths:
     def read(self, key: DiskKey) -> str | None:
         """The device that the link names; None where there is no link."""
         try:
-            return os.readlink(self.path(key))  # noqa: PTH115 - the text, not a Path
+            return os.readlink(self.name(key))  # noqa: PTH115 - the text, not a Path
         except FileNotFoundError:
             return None
 

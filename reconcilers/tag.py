@@ -10,6 +10,7 @@ The instance keeps agents apart that share one kernel (containers, tests); the i
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from reconcilers.spec import DiskKey
 
@@ -22,6 +23,7 @@ def instance_id(fleet: str, host: str, runtime: str) -> str:
     return hashlib.sha256("\0".join((fleet, host, runtime)).encode()).hexdigest()[:8]
 
 
+@lru_cache(maxsize=1 << 14)  # a look at a disk asks for it eight times
 def disk_id(key: DiskKey) -> str:
     """Sixteen hex digits for one disk; also the name of its tap's folder."""
     return hashlib.sha256(f"{key.guest}\0{key.target}".encode()).hexdigest()[:16]
