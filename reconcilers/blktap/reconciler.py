@@ -311,8 +311,8 @@ class BlktapReconciler:
         return self._device(tap).find(key) is None
 
     def _unbind(self, key: DiskKey) -> None:
-        tap = TapFolder.of(self._taps, key)
-        if not tap.alive():
+        tap, there = TapFolder.of(self._taps, key), self.observe(key)
+        if there is None or not there.server_alive:  # of a server that is ending the lock is the last to go
             # Its device gives nothing but EIO and goes by itself when the last user lets go; until then nobody new
             # shall find it, nor what the kernel makes under its number afterwards.
             self._paths.remove(key)

@@ -88,15 +88,7 @@ def test_an_export_that_somebody_took_away_is_made_again(slow_bench: Bench) -> N
     bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
     before = bench.until_phase("vm1", "vda", "Up")
     [server] = bench.servers()
-    [tap] = bench.runtime.glob("taps/*")
-
-    async def take_away() -> None:
-        client = QMPClient()
-        await client.connect(str(tap / "qmp.sock"))
-        await client.execute("block-export-del", {"id": "disk", "mode": "hard"})
-        await client.disconnect()
-
-    asyncio.run(take_away())
+    asyncio.run(take_export_away(bench))
     bench.until(lambda: bench.disk("vm1", "vda")["diskseq"] not in {None, before["diskseq"]})
     bench.until_phase("vm1", "vda", "Up")
     assert server not in bench.servers()
@@ -104,3 +96,23 @@ def test_an_export_that_somebody_took_away_is_made_again(slow_bench: Bench) -> N
         device.write(b"x" * 4096)
         os.fsync(device.fileno())
     assert (bench.images / "a.img").read_bytes()[:4096] == b"x" * 4096
+
+
+def test_a_device_whose_export_is_gone_can_not_be_found_any_more(slow_bench: Bench) -> None:
+    bench = slow_bench
+    bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+    bench.until_phase("vm1", "vda", "Up")
+    with bench.stable("vm1", "vda").open("rb"):
+        asyncio.run(take_export_away(bench))
+        assert bench.until_phase("vm1", "vda", "Lost")["error"]["reason"] == "DeviceInUse"
+        assert bench.servers()
+        assert not bench.stable("vm1", "vda").is_symlink()
+    bench.until_phase("vm1", "vda", "Up")
+
+
+async def take_export_away(bench: Bench) -> None:
+    [tap] = bench.runtime.glob("taps/*")
+    client = QMPClient()
+    await client.connect(str(tap / "qmp.sock"))
+    await client.execute("block-export-del", {"id": "disk", "mode": "hard"})
+    await client.disconnect()
