@@ -1,6 +1,8 @@
 """The NBD handshake with a real server, and with those that answer nonsense."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import threading
@@ -26,11 +28,11 @@ def server(host_parts: None, tmp_path: Path) -> Iterator[Path]:
     words = ["qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={path}"]
     words += ["--blockdev", json.dumps({"driver": "file", "node-name": "image", "filename": str(image)})]
     words += ["--export", json.dumps({"type": "nbd", "id": "e", "node-name": "image", "name": "disk"})]
-    with subprocess.Popen(words) as process:
-        while not path.exists():
-            time.sleep(0.01)
-        yield path
-        process.terminate()
+    process_id = tmp_path / "pid"
+    # It lets go of the terminal once the export is there; its socket is there before that.
+    subprocess.run([*words, "--daemonize", "--pidfile", process_id], check=True)
+    yield path
+    os.kill(int(process_id.read_text()), signal.SIGTERM)
 
 
 def test_size_and_abilities_of_a_real_export(server: Path) -> None:
