@@ -28,7 +28,7 @@ class TapAbilities:
         devices: Never empty unless there is something `missing`.
         formats: What the settings allow of that which the servers open.
         missing: Why there can be no tap, and what to do about it; None if there can.
-        starter: What starts storage daemons.
+        starter: What starts servers.
         jail: What the settings say about hosts that can't give a server the whole jail.
         jail_lacks: What of the jail this host can't give, each piece with the reason.
         relay: What stands in front of a tapdisk for a FUSE export; None where the host lacks it.
@@ -67,7 +67,7 @@ class TapAbilities:
         """One of each kind: a tap that is there is asked and stopped whatever the settings say by now."""
         daemon = self.relay or StorageDaemon(storage_daemon.PROGRAM, self.starter, self.jail)
         return {
-            ServerKind.TAPDISK: Tapdisk(frozenset(), daemon),
+            ServerKind.TAPDISK: Tapdisk(frozenset(), daemon, self.starter),
             ServerKind.STORAGE_DAEMON: daemon,
             **self.servers,
         }
@@ -114,7 +114,7 @@ async def probe_taps(
                     f"{program} is not installed; `apt-get install qemu-utils`, on Debian 12 qemu-system-common"
                 )
             case ServerKind.TAPDISK:
-                tapdisk, why = await probe_tapdisk(formats, daemon)
+                tapdisk, why = await probe_tapdisk(formats, daemon, starter)
                 why = why or (_why_no_tapdisk_over(usable, daemon) if tapdisk else None)
                 if why:
                     lacking.append(why)

@@ -3,6 +3,7 @@
 The order matters: each piece needs what a later one takes away.
 """
 
+import errno
 import os
 import resource
 import stat
@@ -134,7 +135,10 @@ def _make(path: str, *, is_folder: bool) -> None:
 
 def _limit(order: Order) -> None:
     for which, limit in order.limits:
-        resource.setrlimit(which, (limit, limit))
+        try:
+            resource.setrlimit(which, (limit, limit))
+        except ValueError as error:  # Python's word for EPERM here
+            raise PermissionError(errno.EPERM, f"{error}") from error
 
 
 def _change_user(order: Order) -> None:
@@ -192,19 +196,32 @@ def _filter(order: Order) -> None:
 
 
 _USERS = "user namespace"
+_LIMITS = "limits"
+_CAPABILITIES = "capabilities"
+_NO_NEW_PRIVILEGES = "no new privileges"
 
 PIECES: tuple[Piece, ...] = (
     (_USERS, _own_users),
     ("network namespace", _own_network),
     ("other namespaces", _own_rest),
     ("file tree", _own_files),
-    ("limits", _limit),
+    (_LIMITS, _limit),
     ("user", _change_user),
-    ("capabilities", _drop_capabilities),
-    ("no new privileges", _no_new_privileges),
+    (_CAPABILITIES, _drop_capabilities),
+    (_NO_NEW_PRIVILEGES, _no_new_privileges),
     ("landlock", _landlock),
     ("seccomp", _filter),
 )
+
+
+def pieces_of_daemon(pieces: Sequence[Piece]) -> list[Piece]:
+    """What is left of them for a server that opens and makes files by name, and sets limits of its own.
+
+    It may have no more memory locked than it may when it comes here, so the limits stand first: later nobody may raise
+    them.
+    """
+    takes = dict(pieces)
+    return [(name, takes[name]) for name in (_LIMITS, _USERS, _CAPABILITIES, _NO_NEW_PRIVILEGES)]
 
 
 def pieces_of_unit(ask: Callable[[], int]) -> list[Piece]:

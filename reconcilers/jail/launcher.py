@@ -30,7 +30,7 @@ class Launched:
 
 
 class Starter(Protocol):
-    """Starts processes that are in a jail and outlive us.
+    """Starts servers that are in a jail and outlive us.
 
     Attributes:
         watches: Whether they are asked for signs of life, at the descriptor behind those that they inherit.
@@ -139,8 +139,10 @@ def launched(report: str) -> Launched:
     Raises:
         OSError: Nothing was started.
     """
-    lines = [line.partition(" ") for line in report.splitlines()]
-    said = {word: rest for word, _, rest in lines}
-    if "failed" in said or "pid" not in said:
-        raise OSError(said.get("failed", "what starts it ended before it had started the server"))
-    return Launched(int(said["pid"]), tuple(rest for word, _, rest in lines if word == "lacks"))
+    said: dict[str, list[str]] = {"pid": [], "lacks": [], "failed": []}
+    for line in report.splitlines():
+        word, _, rest = line.partition(" ")
+        said.setdefault(word, []).append(rest)
+    if said["failed"] or not said["pid"]:
+        raise OSError([*said["failed"], "what starts it ended before it had started the server"][0])
+    return Launched(int(said["pid"][-1]), tuple(said["lacks"]))

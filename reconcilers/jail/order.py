@@ -20,6 +20,8 @@ class Order:
         strict: Whether to start nothing when a piece of the jail can't be had; otherwise the rest is made do with.
         fields: What the journal is to know of what it prints, where it is told: names and values.
         held: Path of a file that is there while it is kept from working on purpose, which is no hang; "" for none.
+        daemon: Empty where the program is the server. Otherwise it starts a server that goes on without it, prints
+            that one's process id and ends, and this asks such a server for a sign of life, its process id behind it.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Order:
         strict: bool,
         fields: dict[str, str],
         held: str,
+        daemon: list[str],
     ) -> None:
         self.program = program
         self.arguments = arguments
@@ -52,6 +55,7 @@ class Order:
         self.strict = strict
         self.fields = fields
         self.held = held
+        self.daemon = daemon
 
     def encode(self) -> bytes:
         """For one packet. Marshal, because it is built in and both ends are one installation."""

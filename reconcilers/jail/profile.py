@@ -83,6 +83,39 @@ def order(
         strict=jail is Jail.REQUIRE,
         fields=dict(fields or {}),
         held=str(held or ""),
+        daemon=[],
+    )
+
+
+def daemon_order(command: list[str], *, asked_by: list[str], fields: Mapping[str, str]) -> Order:
+    """An order for a server that another program starts, and that opens and makes files by name.
+
+    Args:
+        command: The other program's name and its arguments; see `Order.daemon`.
+        asked_by: See there, too.
+        fields: See `Order`.
+
+    Raises:
+        FileNotFoundError: The host lacks the program.
+    """
+    program, asks = (shutil.which(words[0]) for words in (command, asked_by))
+    if program is None or asks is None:
+        raise FileNotFoundError(f"{command[0]} is not installed")
+    return Order(
+        program=program,
+        arguments=command,
+        environment={"PATH": os.environ.get("PATH", os.defpath)},
+        files=[],
+        mount_point="",
+        user=0,
+        capabilities=[_DAC_OVERRIDE],
+        limits=[(resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, resource.RLIM_INFINITY)],
+        landlocked=False,
+        system_calls=b"",
+        strict=False,
+        fields=dict(fields),
+        held="",
+        daemon=[asks, *asked_by[1:]],
     )
 
 

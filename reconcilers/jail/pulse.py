@@ -1,7 +1,8 @@
 """What looks after a server in its unit: passes its signs of life on to systemd, and its words to the journal.
 
 systemd kills the unit when they stop coming (WatchdogSec= in tapster-tap@.service), whether or not there is an agent.
-A sign of life is the answer of the server's main loop, which all requests go through, on a QMP monitor of its own.
+A sign of life is the answer of the server's main loop, which all requests go through: on a QMP monitor of its own, or
+to a command that asks it.
 """
 
 import os
@@ -9,7 +10,8 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from reconcilers.jail.order import Order
 
@@ -23,12 +25,27 @@ _ANSWERS = (b'"return"', b'"error"')
 _ALIVE = b"WATCHDOG=1"
 
 
-def look_after(server: int, monitor: socket.socket, log: int, order: Order) -> None:
+class Asked(Protocol):
+    """Where a server gives signs of life. What waits raises EOFError once the server is gone."""
+
+    def answer(self, pause: float, in_vain: Callable[[], None]) -> None:
+        """Ask, and wait for the answer, for ever: whoever wants to know whether it comes has a watchdog.
+
+        Args:
+            pause: Seconds.
+            in_vain: Called every pause that the answer does not come.
+        """
+
+    def pass_over(self, pause: float) -> None:
+        """Let so many seconds go by, or fewer if the server does something."""
+
+
+def look_after(server: int, asked: Asked, log: int, order: Order) -> None:
     """Be there as long as the server is, and end as it did. Never returns.
 
     Args:
         server: Our child.
-        monitor: Its QMP monitor's other end.
+        asked: Where it gives signs of life.
         log: What it prints, to be read.
         order: What it was started by.
     """
@@ -40,68 +57,91 @@ def look_after(server: int, monitor: socket.socket, log: int, order: Order) -> N
         if order.held and os.access(order.held, os.F_OK):
             _notify(_ALIVE)
 
-    lines = _Lines(monitor, pause, excuse)
     try:
-        monitor.sendall(_NEGOTIATE)
-        lines.answer()
         while True:
-            monitor.sendall(_ASK)
-            lines.answer()
+            asked.answer(pause, excuse)
             _notify(_ALIVE)
             words.tell()
-            lines.pass_over()
+            asked.pass_over(pause)
     except (EOFError, OSError):
         _, status = os.waitpid(server, 0)
     words.tell()
     _end_as(os.waitstatus_to_exitcode(status))
 
 
-class _Lines:
-    """What comes out of a monitor."""
+class Monitor:
+    """A QMP monitor's other end."""
 
-    def __init__(self, monitor: socket.socket, pause: float, in_vain: Callable[[], None]) -> None:
-        """Args: in_vain: Called every `pause` seconds that an answer does not come."""
+    def __init__(self, monitor: socket.socket) -> None:
         self._monitor = monitor
-        self._pause = pause
-        self._in_vain = in_vain
+        self._question = _NEGOTIATE
         self._rest = b""
 
-    def answer(self) -> None:
-        """Wait for an answer, for ever: whoever wants to know whether it comes has a watchdog.
+    def answer(self, pause: float, in_vain: Callable[[], None]) -> None:
+        """See `Asked`."""
+        self._monitor.sendall(self._question)
+        line = b""
+        while not any(mark in line for mark in _ANSWERS):
+            line = self._line(pause, in_vain)
+        self._question = _ASK
 
-        Raises:
-            EOFError: The server has closed it.
-        """
-        while True:
-            line = self._line()
-            if any(mark in line for mark in _ANSWERS):
-                return
-
-    def pass_over(self) -> None:
-        """Let the pause go by, which ends when the server tells of an event.
-
-        Raises:
-            EOFError: The server has closed it.
-        """
-        if self._is_readable():
+    def pass_over(self, pause: float) -> None:
+        """See `Asked`. Ends when the server tells of an event."""
+        if _is_readable(self._monitor, pause):
             self._receive()
 
-    def _line(self) -> bytes:
+    def _line(self, pause: float, in_vain: Callable[[], None]) -> bytes:
         while b"\n" not in self._rest:
-            while not self._is_readable():
-                self._in_vain()
+            while not _is_readable(self._monitor, pause):
+                in_vain()
             self._receive()
         line, _, self._rest = self._rest.partition(b"\n")
         return line
-
-    def _is_readable(self) -> bool:
-        return bool(select.select([self._monitor], [], [], self._pause)[0])
 
     def _receive(self) -> None:
         part = self._monitor.recv(1 << 16)
         if not part:
             raise EOFError
         self._rest += part
+
+
+class Command:
+    """A program that asks the server, and ends with 0 when it has answered."""
+
+    def __init__(self, words: Sequence[str], server: int) -> None:
+        self._words = [*words, str(server)]
+        self._server = os.pidfd_open(server)
+
+    def answer(self, pause: float, in_vain: Callable[[], None]) -> None:
+        """See `Asked`."""
+        while self._ask(pause, in_vain):
+            self.pass_over(pause)
+            in_vain()
+
+    def pass_over(self, pause: float) -> None:
+        """See `Asked`."""
+        if _is_readable(self._server, pause):
+            raise EOFError
+
+    def _ask(self, pause: float, in_vain: Callable[[], None]) -> int:
+        nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+        child = os.posix_spawn(self._words[0], self._words, os.environ, file_actions=nothing)
+        pidfd = os.pidfd_open(child)
+        try:
+            while not _is_readable(pidfd, pause):
+                self.pass_over(0)
+                in_vain()
+        except EOFError:
+            os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            os.close(pidfd)
+            status = os.waitpid(child, 0)[1]
+        return os.waitstatus_to_exitcode(status)
+
+
+def _is_readable(channel: socket.socket | int, seconds: float) -> bool:
+    return bool(select.select([channel], [], [], seconds)[0])
 
 
 class _Words:

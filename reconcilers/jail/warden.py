@@ -13,6 +13,9 @@ a socket at which it is asked for signs of life. The report is read until its en
     users                  wants its user namespace's maps written, and reads an errno as its answer; in a unit only
     lacks seccomp: …       a piece of the jail that can't be had
     failed …               the server was not started
+
+Where the program only starts the server (`Order.daemon`), the report goes on until that program has ended, and what
+counts is the last pid in it.
 """
 
 import array
@@ -24,9 +27,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from reconcilers.jail.enter import PIECES, Piece, enter, pieces_of_unit
+from reconcilers.jail import kernel
+from reconcilers.jail.enter import PIECES, Piece, enter, pieces_of_daemon, pieces_of_unit
 from reconcilers.jail.order import Order
-from reconcilers.jail.pulse import look_after
+from reconcilers.jail.pulse import Command, Monitor, look_after
 
 PACKET_BYTES = 1 << 17
 FIRST_DESCRIPTOR = 3
@@ -60,9 +64,46 @@ def _serve(agent: socket.socket) -> None:
         if os.fork() == 0:
             agent.close()
             os.setsid()
-            become(packet, descriptors, lambda _: PIECES)
+            _begin(packet, descriptors)
         for fd in descriptors:
             os.close(fd)
+
+
+def _begin(packet: bytes, descriptors: list[int]) -> None:
+    """Be the server, or start the program that starts one. Never returns."""
+    if Order.decode(packet).daemon:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        report, log, *rest = descriptors
+        began = os.fstat(log).st_size
+        program = os.fork()
+        if program:
+            for fd in rest:
+                os.close(fd)
+            _report_daemon(program, report, log, began)
+            os._exit(0)
+    become(packet, descriptors, lambda _: PIECES)
+
+
+def _report_daemon(program: int, report: int, log: int, began: int) -> int | None:
+    """Wait for the end of a program that starts a server, and report that one; its process id, if there is one.
+
+    Args:
+        program: Our child.
+        report: Where to.
+        log: What it prints, to be read.
+        began: From there on.
+    """
+    code = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+    printed = os.pread(log, 1 << 12, began).decode("utf-8", "replace").strip()
+    if code == 0 and printed.isdecimal():
+        said = f"pid {printed}\n"
+    elif code == 0:
+        said = f"failed it printed {printed!r} instead of a process id\n"
+    else:
+        said = f"failed {os.strerror(code) if code > 0 else f'signal {-code}'}\n"
+    with suppress(OSError):  # nobody reads it any more
+        os.write(report, said.encode())
+    return int(printed) if said.startswith("pid") else None
 
 
 def _be_unit(path: str) -> None:
@@ -74,17 +115,24 @@ def _be_unit(path: str) -> None:
     packet, descriptors = _receive(agent)
     if not packet:
         raise SystemExit("the agent has no order any more")
-    ours, its = socket.socketpair()
-    server = os.fork()
-    if server == 0:
-        report, its_end = agent.detach(), its.detach()
-        become(packet, [report, *descriptors, its_end], lambda report: pieces_of_unit(_by_agent(report)))
+    order = Order.decode(packet)
     log, *rest = descriptors
+    began = os.fstat(log).st_size
+    kernel.adopt_orphans()
+    ours, its = socket.socketpair()
+    program = os.fork()
+    if program == 0:
+        asked_at = [] if order.daemon else [its.detach()]
+        inherited = [agent.detach(), *descriptors, *asked_at]
+        become(packet, inherited, lambda report: pieces_of_unit(_by_agent(report)))
     for fd in rest:
         os.close(fd)
     its.close()
+    server = _report_daemon(program, agent.fileno(), log, began) if order.daemon else program
     agent.close()
-    look_after(server, ours, log, Order.decode(packet))
+    if server is None:
+        raise SystemExit("no server was started; the agent knows why")
+    look_after(server, Command(order.daemon, server) if order.daemon else Monitor(ours), log, order)
 
 
 def _by_agent(report: int) -> Callable[[], int]:
@@ -126,7 +174,8 @@ def become(packet: bytes, descriptors: list[int], pieces: Callable[[int], Sequen
         report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR + len(inherited))
         os.closerange(report + 1, 1 << 16)
         os.umask(0o077)
-        for lacking in enter(order, pieces(report)):
+        wanted = pieces_of_daemon(pieces(report)) if order.daemon else pieces(report)
+        for lacking in enter(order, wanted):
             os.write(report, f"lacks {lacking}\n".encode())
         os.execve(order.program, order.arguments, order.environment)  # noqa: S606  # nosec B606
     except OSError as error:

@@ -1,6 +1,7 @@
 """The program of a tap's unit, with a test in systemd's place: what it asks of the agent, and what it tells."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -16,9 +17,10 @@ from reconcilers.blktap.storage_daemon import PROGRAM
 from reconcilers.jail import warden
 from reconcilers.jail.launcher import Launched
 from reconcilers.jail.order import Order
-from reconcilers.jail.profile import order
+from reconcilers.jail.profile import daemon_order, order
 from reconcilers.jail.units import UnitStarter
 from tests.jail.systemds_place import APART, SystemdsPlace
+from tests.tapdisk.host import install_double
 
 pytestmark = pytest.mark.usefixtures("host_parts")
 
@@ -87,6 +89,33 @@ async def unit(wanted: Order, around: Sequence[str] = APART) -> AsyncIterator[Un
 def a_server(held: Path | None = None) -> Order:
     command = [PROGRAM, "--chardev", "socket,id=watch,fd=3", "--monitor", "chardev=watch"]
     return order(command, mount_point=None, held=held)
+
+
+def a_daemon(folder: Path) -> Order:
+    """A program that starts a server: the double of tap-ctl."""
+    program = folder / "tap-ctl"
+    install_double(program, folder)
+    return daemon_order([str(program), "spawn"], asked_by=[str(program), "list", "-p"], fields={})
+
+
+async def test_a_server_that_another_program_starts_is_looked_after_as_well(tmp_path: Path) -> None:
+    async with unit(a_daemon(tmp_path)) as one:
+        assert (tmp_path / f"ctl{one.server}").is_socket()
+        assert await one.says() == b"WATCHDOG=1"
+        assert await one.says() == b"WATCHDOG=1"
+        os.kill(one.server, signal.SIGSTOP)
+        assert await one.is_silent()
+        os.kill(one.server, signal.SIGCONT)
+        assert await one.says() == b"WATCHDOG=1"
+        os.kill(one.server, signal.SIGKILL)
+        assert await one.ended() == -signal.SIGKILL
+
+
+async def test_the_unit_of_a_program_that_starts_no_server_ends(tmp_path: Path) -> None:
+    (tmp_path / "misbehave").write_text(f"fail spawn {errno.EPROTO}")
+    with pytest.raises(OSError, match="Protocol error"):
+        async with unit(a_daemon(tmp_path)):
+            pass
 
 
 async def test_signs_of_life_come_as_long_as_the_server_answers() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker import Broker
-from tests.tapdisk.host import DOUBLE, TapdiskHost
+from tests.tapdisk.host import TapdiskHost, install_double
 from tests.workbench import bench as running_bench
 
 SETTINGS = """
@@ -40,8 +40,8 @@ def tapdisk_host(
     folder = tmp_path / "control" if request.param == "double" else Path("/run/blktap-control")
     if request.param == "double":
         folder.mkdir()
-        monkeypatch.setenv("TAPDISK_DOUBLE", str(folder))
-        monkeypatch.setenv("PATH", f"{DOUBLE}:{os.environ['PATH']}")
+        install_double(tmp_path / "bin" / "tap-ctl", folder)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     with running_bench(SETTINGS, broker=broker) as bench:
         host = TapdiskHost(bench, folder, is_double=request.param == "double")
         yield host

@@ -8,7 +8,20 @@ from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
 from tests.workbench import Bench
 
-DOUBLE = Path(__file__).parent / "double"
+DOUBLE = Path(__file__).parent / "double" / "tap-ctl"
+
+_PROGRAM = """\
+#!/bin/sh
+export TAPDISK_DOUBLE={folder}
+exec {double} "$@"
+"""
+
+
+def install_double(program: Path, folder: Path, double: Path = DOUBLE) -> None:
+    """Make the program tap-ctl of the double, whose tapdisks have their sockets in a folder that it makes."""
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(_PROGRAM.format(folder=folder, double=double))
+    program.chmod(0o755)
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class TapdiskHost:
     def under_way(self, subcommand: str) -> bool:
         """Whether somebody waits for the double."""
         commands = (entry / "cmdline" for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        return any(f"{DOUBLE}/tap-ctl\0{subcommand}\0" in _text(path) for path in commands)
+        return any(f"{DOUBLE}\0{subcommand}\0" in _text(path) for path in commands)
 
     def tapdisks(self) -> list[int]:
         """Those of this bench, known by the lock that they inherited."""

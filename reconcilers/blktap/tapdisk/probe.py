@@ -19,19 +19,22 @@ from reconcilers.blktap.tapdisk.leftovers import orphaned
 from reconcilers.blktap.tapdisk.server import KINDS, Tapdisk
 from reconcilers.blktap.tapdisk.tap_ctl import TapCtlError
 from reconcilers.errors import DiskError
+from reconcilers.jail.launcher import Starter
 from reconcilers.spec import Format
 from reconcilers.tuning import UNTUNED
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-PATIENCE = 5.0
-"""Seconds for each call; together they take a quarter of a second."""
+PATIENCE = 15.0
+"""Seconds for each call; together they take a quarter of a second, where the machine has nothing else to do."""
 
 _QEMU_NAMES = {Format.VHD: "vpc", Format.QCOW2: "qcow2"}
 _SIZE = 1 << 20
 
 
-async def probe_tapdisk(formats: frozenset[Format], relay: StorageDaemon | None) -> tuple[Tapdisk | None, str | None]:
+async def probe_tapdisk(
+    formats: frozenset[Format], relay: StorageDaemon | None, starter: Starter
+) -> tuple[Tapdisk | None, str | None]:
     """The server made of this host's tapdisk, and why there is none.
 
     Each of the formats that may be served is tried with a small image of its own; without qemu-img only a raw one can
@@ -40,14 +43,14 @@ async def probe_tapdisk(formats: frozenset[Format], relay: StorageDaemon | None)
     if not tap_ctl.is_installed():
         return None, "tap-ctl is not installed"
     tried = [fmt for fmt in KINDS if fmt in formats]
-    answers = await asyncio.gather(*(_try(fmt) for fmt in tried))
+    answers = await asyncio.gather(*(_try(fmt, starter) for fmt in tried))
     opened = frozenset(fmt for fmt, why in zip(tried, answers, strict=True) if why is None)
     if not opened:
         why = "; ".join(["tapdisk opens no image", *filter(None, answers)])
         log.warning("tapdisk is left out until the next start", why=why)
         return None, why
     await _tell_of_orphans()
-    return Tapdisk(opened, relay), None
+    return Tapdisk(opened, relay, starter), None
 
 
 async def _tell_of_orphans() -> None:
@@ -60,18 +63,18 @@ async def _tell_of_orphans() -> None:
             log.warning("a minor is taken that no tapdisk serves", marker=str(orphan), remedy=remedy)
 
 
-async def _try(fmt: Format) -> str | None:
+async def _try(fmt: Format, starter: Starter) -> str | None:
     """Why an image of the format can't be opened; None if it can."""
     folder = Path(tempfile.mkdtemp(prefix="tapster-probe-"))
     try:
         image = await asyncio.to_thread(_make_image, fmt, folder / "image")
-        return "there is no qemu-img to make one" if image is None else await _try_image(fmt, folder, image)
+        return "there is no qemu-img to make one" if image is None else await _try_image(fmt, folder, image, starter)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder)
 
 
-async def _try_image(fmt: Format, folder: Path, image: Path) -> str | None:
-    tap, server = TapFolder(folder / "tap"), Tapdisk(frozenset({fmt}), None)
+async def _try_image(fmt: Format, folder: Path, image: Path, starter: Starter) -> str | None:
+    tap, server = TapFolder(folder / f"probe-{fmt}"), Tapdisk(frozenset({fmt}), None, starter)
     await asyncio.to_thread(tap.prepare, _record(fmt, image))
     fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from reconcilers.actual import SECTOR
 from reconcilers.blktap import aio_slots
@@ -27,6 +28,9 @@ from reconcilers.blktap.tapdisk.listing import Entry, State
 from reconcilers.blktap.tapdisk.tap_ctl import TapCtlError
 from reconcilers.errors import DiskError
 from reconcilers.holders import holders_of_path
+from reconcilers.jail.launcher import Starter
+from reconcilers.jail.profile import daemon_order
+from reconcilers.jail.warden import FIRST_DESCRIPTOR
 from reconcilers.process import process_end
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
@@ -36,6 +40,13 @@ from reconcilers.tuning import Aio, Cache, DetectZeroes, Limits, Tuning
 KINDS = {Format.AIO: "aio", Format.VHD: "vhd", Format.QCOW2: "qcow2"}
 """tapdisk's names of the formats that one build or another opens."""
 
+_IMAGE = f"/proc/self/fd/{FIRST_DESCRIPTOR}"
+
+_LOGS = Path("/var/log/blktap")
+"""tapdisk ends if it can't write there. In a unit it could not make the folder."""
+
+_OWN_LOG = f"tapdisk's own log is in {_LOGS} or in syslog"
+
 GRANTED = Tuning(cache=Cache.UNSAFE, io=Aio.NATIVE, discard=False)
 """The same for every image. Its I/O is direct, and yet the cache is unsafe: no flush of a guest's reaches the image."""
 
@@ -43,11 +54,12 @@ GRANTED = Tuning(cache=Cache.UNSAFE, io=Aio.NATIVE, discard=False)
 class Tapdisk:
     """See `TapServer`."""
 
-    def __init__(self, formats: frozenset[Format], relay: StorageDaemon | None) -> None:
-        """Args: what this build was seen to open, and what stands in front of it where a FUSE mount is wanted."""
+    def __init__(self, formats: frozenset[Format], relay: StorageDaemon | None, starter: Starter) -> None:
+        """Args: what this build was seen to open; what makes a FUSE export of what it serves; and who starts it."""
         self.version = "tapdisk"
         self.formats = formats
         self._relay = relay
+        self._starter = starter
 
     def lacks(self, spec: DiskSpec) -> str | None:
         """See `TapServer`."""
@@ -78,7 +90,7 @@ class Tapdisk:
             raise AssertionError(f"the tap folder {tap.path} has no record")
         with aio_slots.taking(aio_slots.OF_A_TAPDISK, "a tapdisk"):
             try:
-                pid = await serve(tap, KINDS[record.format], image_fds[0], read_only=record.read_only, within=within)
+                pid = await self._serve(tap, record, image_fds[0], within=within)
                 if record.device_kind is DeviceKind.FUSE_LOOP:
                     await self._start_relay(tap, record, within=within)
             except BaseException as error:
@@ -144,6 +156,42 @@ class Tapdisk:
                 raise _disk_error(error) from error
         await clear_away(tap, within=within)
 
+    async def _serve(self, tap: TapFolder, record: TapRecord, image_fd: int, *, within: float) -> int:
+        """Start a tapdisk and let it open the image. What is known of it is written down step by step.
+
+        Returns:
+            Its process id.
+
+        Raises:
+            TapCtlError, DiskError: A tapdisk may run all the same, and then holds the tap's lock.
+        """
+        marker = await tap_ctl.allocate(within=within)
+        await asyncio.to_thread(tap.marker.symlink_to, marker)
+        minor = tap_ctl.minor_of(marker)
+        pid = await self._launch(tap, record, image_fd, within=within)
+        await asyncio.to_thread(tap.note_process, pid)
+        await tap_ctl.attach(pid, minor, within=within)
+        kind = KINDS[record.format]
+        await tap_ctl.open_image(pid, minor, kind, _IMAGE, read_only=record.read_only, within=within)
+        # Not nbdserver*, which takes descriptors and lets a client of NBD wait for ever.
+        await asyncio.to_thread(tap.nbd.symlink_to, marker.parent.parent / f"nbd{pid}.{minor}")
+        return pid
+
+    async def _launch(self, tap: TapFolder, record: TapRecord, image_fd: int, *, within: float) -> int:
+        """A tapdisk that serves nothing yet, with the image and the tap's lock; its process id."""
+        fields = {"GUEST": record.guest, "TARGET": record.target}
+        try:
+            if self._starter.watches:
+                await asyncio.to_thread(_LOGS.mkdir, exist_ok=True)
+            wanted = daemon_order(tap_ctl.SPAWN, asked_by=tap_ctl.LIST_ONE, fields=fields)
+            with _lock(tap) as lock_fd, tap.log.open("a+b") as log:
+                async with asyncio.timeout(within):
+                    return (await self._starter.launch(tap.name, wanted, log.fileno(), (image_fd, lock_fd))).pid
+        except TimeoutError as error:
+            raise TapCtlError("spawn", errno.ETIMEDOUT, f"no answer within {within:g} s") from error
+        except OSError as error:
+            raise DiskError(Reason.SERVER_FAILED, f"tap-ctl spawn: {error}; {_OWN_LOG}") from error
+
     async def _start_relay(self, tap: TapFolder, record: TapRecord, *, within: float) -> None:
         server = self._relay_server()
         relayed = {"server": server.version, "format": Format.AIO, "raw_size": None, "relays": str(tap.nbd)}
@@ -167,29 +215,6 @@ class Tapdisk:
                 os.kill(holder.pid, signal.SIGKILL)
             await process_end(holder.pid)
         await clear_away(tap, within=within)
-
-
-async def serve(tap: TapFolder, kind: str, image_fd: int, *, read_only: bool, within: float) -> int:
-    """Start a tapdisk and let it open the image. What is known of it is written down step by step.
-
-    Returns:
-        Its process id.
-
-    Raises:
-        TapCtlError: A tapdisk may run all the same, and then holds the tap's lock.
-    """
-    marker = await tap_ctl.allocate(within=within)
-    await asyncio.to_thread(tap.marker.symlink_to, marker)
-    minor = tap_ctl.minor_of(marker)
-    with _lock(tap) as lock_fd:
-        pid = await tap_ctl.spawn(fds=(image_fd, lock_fd), within=within)
-    await asyncio.to_thread(tap.pid_file.write_text, str(pid))
-    await tap_ctl.attach(pid, minor, within=within)
-    path = f"/proc/self/fd/{image_fd}"
-    await tap_ctl.open_image(pid, minor, kind, path, read_only=read_only, within=within)
-    # Not nbdserver*, which takes descriptors and lets a client of NBD wait for ever.
-    await asyncio.to_thread(tap.nbd.symlink_to, marker.parent.parent / f"nbd{pid}.{minor}")
-    return pid
 
 
 @contextmanager
@@ -237,4 +262,4 @@ async def _end(tap: TapFolder, *, within: float) -> None:
 def _disk_error(error: TapCtlError) -> DiskError:
     if error.errno == errno.ETIMEDOUT:
         return DiskError(Reason.TIMED_OUT, f"{error}; look whether the tapdisk is stopped or its storage hangs")
-    return DiskError(Reason.SERVER_FAILED, f"{error}; tapdisk's own log is in /var/log/blktap or in syslog")
+    return DiskError(Reason.SERVER_FAILED, f"{error}; {_OWN_LOG}")

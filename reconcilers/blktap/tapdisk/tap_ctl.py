@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,12 +50,11 @@ def minor_of(marker: Path) -> int:
     return int(marker.name.removeprefix("tapdisk-"))
 
 
-async def spawn(*, fds: Collection[int], within: float) -> int:
-    """Start a tapdisk that serves nothing yet and inherits the descriptors; its process id."""
-    printed = await _run("spawn", fds=fds, within=within)
-    if not printed.strip().isdecimal():
-        raise TapCtlError("spawn", errno.EPROTO, f"it printed {printed!r} instead of a process id")
-    return int(printed)
+SPAWN = [PROGRAM, "spawn"]
+"""Starts a tapdisk that serves nothing yet and inherits all descriptors, and prints its process id."""
+
+LIST_ONE = [PROGRAM, "list", "-p"]
+"""Asks the tapdisk whose process id stands behind it, and no other."""
 
 
 async def attach(pid: int, minor: int, *, within: float) -> None:
@@ -103,7 +101,7 @@ def _who(pid: int, minor: int) -> tuple[str, ...]:
     return "-p", str(pid), "-m", str(minor)
 
 
-async def _run(subcommand: str, *arguments: str, within: float, fds: Collection[int] = ()) -> str:
+async def _run(subcommand: str, *arguments: str, within: float) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
             PROGRAM,
@@ -112,7 +110,6 @@ async def _run(subcommand: str, *arguments: str, within: float, fds: Collection[
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            pass_fds=fds,
             start_new_session=True,
         )
     except OSError as error:
