@@ -7,14 +7,15 @@
     python -m tests.bench --within SECONDS  another limit; what was measured by then is printed
 
 Run it as root in the checkout, on a host with /dev/loop-control, /dev/fuse, mosquitto, qemu-storage-daemon and
-losetup; gcc is used if it is there. Real agents, brokers, kernels and servers in folders of their own: nothing of
-yours is touched, and everything is taken down again, also after Ctrl-C.
+losetup; gcc and udisks are used if they are there. Real agents, brokers, kernels and servers in folders of their own:
+nothing of yours is touched, and everything is taken down again, also after Ctrl-C.
 
 What is compared is measured in turns within one run, round by round, so compare ratios and not milliseconds: those
 are of this machine at this moment. Nothing is left out on tapster's side: the durable store is on, with its syncs.
 """
 
 import argparse
+import compileall
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
+import agent
+import reconcilers
 from tests.bench import again, bring_up, change, command, drift, input_output, steady, taps
 from tests.bench.figures import Figure, show, write
 
@@ -96,6 +99,7 @@ def main() -> int:
         console.print(f"the benchmark needs {why}")
         return 1
     _end_in_order()
+    _have_bytecode()
     signal.alarm(sizes.within)
     families = _families(sizes, skipped)
     code = 0
@@ -186,6 +190,12 @@ def _lacking() -> str:
     lacking = [program for program in PROGRAMS if shutil.which(program) is None]
     lacking += [f"{node} (root, and its kernel module)" for node in NODES if not os.access(node, os.R_OK | os.W_OK)]
     return ", ".join(lacking)
+
+
+def _have_bytecode() -> None:
+    """Compile, as whatever installs tapster does; with PYTHONDONTWRITEBYTECODE each start would do it anew."""
+    for package in (agent, reconcilers):
+        compileall.compile_dir(package.__path__[0], quiet=1)
 
 
 def _end_in_order() -> None:
