@@ -1,6 +1,7 @@
 """The `tapster` command. Each command's work is in the module of its name, imported only when it is called."""
 
 import gc as garbage
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -157,4 +158,6 @@ app.add_typer(rollout_commands.app, name="rollout")
 
 def main() -> None:
     """Entry point of the console script."""
+    # Who has no plugins for pydantic need not have it look for them in the metadata of every library there is.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     app()

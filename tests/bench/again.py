@@ -18,8 +18,15 @@ CHANGING = (
 )
 """Requests to the loop driver (loop.h, fs.h) after which something is not as it was."""
 
-IMPORTS = "import agent.cli.run"
-"""All that `tapster run` loads before its first line."""
+IMPORTS = """
+import os
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+import agent.cli.app
+from agent.cli.spared import spared
+with spared("rich"):
+    import agent.cli.run
+"""
+"""All that `tapster run` loads before its first line, as it does."""
 
 
 def restart_figure(steady: SteadyHost, rounds: int) -> Figure:
