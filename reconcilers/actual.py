@@ -173,8 +173,10 @@ class Actual:
         source: What the desired source is; None when there is no desired source.
         attached: What is there; None when nothing is.
         stray_link: The device that the stable path names although the disk has none.
+        asked_size: How many bytes somebody on the host asks for; None if nobody does.
     """
 
     source: Source | Fault | None
     attached: Attached | None
     stray_link: str | None = None
+    asked_size: int | None = None

@@ -57,18 +57,18 @@ class HoldRequests:
         self.path(key).unlink(missing_ok=True)
 
 
-class HoldEvents:
+class RequestEvents:
     """Calls `on_change` with the id of the disk whose request came or went. Use it in a running event loop."""
 
-    def __init__(self, requests: HoldRequests, on_change: Callable[[str], None]) -> None:
-        self._folder = requests.folder
+    def __init__(self, folder: Path, on_change: Callable[[str], None]) -> None:
+        self._folder = folder
         self._on_change = on_change
 
     def __enter__(self) -> Self:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._inotify = Inotify()
         self._inotify.add_watch(self._folder, Mask.MOVED_TO | Mask.DELETE)
-        self._reading = asyncio.create_task(self._read(), name="hold requests")
+        self._reading = asyncio.create_task(self._read(), name=f"requests in {self._folder}")
         return self
 
     def __exit__(

@@ -4,7 +4,6 @@ The only place that knows all three backends. Nothing here decides; `plan` does.
 """
 
 import asyncio
-import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -27,8 +26,9 @@ from reconcilers.blktap.tap import TAPS
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents, Writer
+from reconcilers.growth import GrowRequests, extend, is_raw, refuse_to_grow
 from reconcilers.holders import DeviceHolders
-from reconcilers.holds import HoldEvents, HoldRequests
+from reconcilers.holds import HoldRequests, RequestEvents
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.kernel_log import KernelLog
 from reconcilers.look import Look, Orphan
@@ -39,6 +39,7 @@ from reconcilers.plan import (
     Adopt,
     Attach,
     Detach,
+    Enlarge,
     Grow,
     Keep,
     Nothing,
@@ -54,6 +55,7 @@ from reconcilers.plan import (
 )
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
+from reconcilers.sole_agent import lock_folder
 from reconcilers.source import Pin, file_now, found, judged, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
@@ -107,6 +109,7 @@ class Host:
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, runtime)
         self._requests = HoldRequests(runtime)
+        self._grows = GrowRequests(runtime)
         self._nbd = NbdDevices(instance, grace=nbd_grace)
         self._queue = Queue(lambda key: on_change(key, Trigger.SERVER))
         self._loop = LoopReconciler(self._devices, self.paths)
@@ -133,7 +136,7 @@ class Host:
         Raises:
             DiskError: SourceInUse if another agent has it, PermissionDenied if it can't be written.
         """
-        fd = self._lock_runtime()
+        fd = lock_folder(self._runtime)
         try:
             for part in (self.paths, self._blktap, self._block):
                 part.sweep()  # only now: nothing is being made at this moment
@@ -141,28 +144,14 @@ class Host:
         finally:
             os.close(fd)
 
-    def _lock_runtime(self) -> int:
-        try:
-            self._runtime.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self._runtime / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            message = f"{self._runtime} can't be used: {error.strerror}; make it writable, or change paths.runtime"
-            raise DiskError(Reason.PERMISSION_DENIED, message) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            message = f"another agent runs on {self._runtime}; stop it, or give this one another paths.runtime"
-            raise DiskError(Reason.SOURCE_IN_USE, message) from error
-        return fd
-
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Be told by the kernel of what happens behind our back to devices and images, for the length of the block."""
         with (
             KernelEvents(self._device_changed),
             KernelLog(self._request_failed),
-            HoldEvents(self._requests, lambda disk: self._tell(disk, Trigger.COMMAND)),
+            RequestEvents(self._requests.folder, lambda disk: self._tell(disk, Trigger.COMMAND)),
+            RequestEvents(self._grows.folder, lambda disk: self._tell(disk, Trigger.COMMAND)),
             FileEvents(self._on_change, self._pools) as self._files,
         ):
             yield
@@ -301,11 +290,14 @@ class Host:
         there = self._attached_and_followed(key, source_path)
         return Actual(found(source_path, self._pools) if source_path else None, *there)
 
-    def _attached_and_followed(self, key: DiskKey, source_path: str | None) -> tuple[Attached | None, str | None]:
+    def _attached_and_followed(
+        self, key: DiskKey, source_path: str | None
+    ) -> tuple[Attached | None, str | None, int | None]:
         attached = self._attached(key)
         if self._files:
             self._files.follow(key, source_path, writer=Writer.of(attached))
-        return attached, None if attached and attached.device_path else self.paths.read(key)
+        stray = None if attached and attached.device_path else self.paths.read(key)
+        return attached, stray, self._grows.asked(key)
 
     def _attached(self, key: DiskKey) -> Attached | None:
         self._names[disk_id(key)] = key
@@ -340,6 +332,8 @@ class Host:
             case Revive(spec, _):
                 async with self._pinned(spec) as pin:
                     await self._blktap.revive(spec, pin)
+            case Enlarge(spec, attached, size_bytes):
+                await self._enlarge(spec, attached, size_bytes)
             case Replace(spec, attached):
                 return await self._replace(spec, attached)
             case Detach(attached):
@@ -359,6 +353,21 @@ class Host:
                 await self._blktap.quiesce(key)
             case Resume():
                 await self._blktap.resume(key)
+
+    async def _enlarge(self, spec: DiskSpec, attached: Attached, size_bytes: int) -> None:
+        """Whoever asked is told what came of it; the disk is as good as before, so it is no failure of its own."""
+        error = None
+        try:
+            refuse_to_grow(spec, attached, size_bytes)
+            async with self._pinned(spec) as pin:
+                if is_raw(spec):
+                    await asyncio.to_thread(extend, pin, spec, attached, size_bytes)
+                else:
+                    await self._blktap.enlarge(spec, pin, size_bytes)
+        except DiskError as refused:
+            error = refused.message
+            log.warning("not made larger", disk=str(spec.key), size_bytes=size_bytes, why=error)
+        await asyncio.to_thread(self._grows.answer, spec.key, error)
 
     async def _replace(self, spec: DiskSpec, attached: Attached) -> str | None:
         replaced = self._by_backend[attached.backend]

@@ -66,6 +66,15 @@ class Grow:
 
 
 @dataclass(frozen=True, slots=True)
+class Enlarge:
+    """Somebody asks for a larger disk: make its image so, online. It is answered whatever comes of it."""
+
+    spec: DiskSpec
+    attached: Attached
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tune:
     """Change how the disk's bytes are moved, online."""
 
@@ -114,7 +123,8 @@ class Detach:
     attached: Attached
 
 
-Step = Nothing | Keep | Refuse | Unlink | Attach | Adopt | Grow | Tune | Quiesce | Resume | Revive | Replace | Detach
+_Change = Adopt | Grow | Enlarge | Tune | Quiesce | Resume | Revive | Replace
+Step = Nothing | Keep | Refuse | Unlink | Attach | _Change | Detach
 
 
 def plan(desired: DiskSpec | None, actual: Actual) -> Step:
@@ -132,11 +142,20 @@ def plan(desired: DiskSpec | None, actual: Actual) -> Step:
         return _plan_without_source(desired, actual)
     match actual.source:
         case Source() as source:
-            return _plan_with_source(effective(desired, source), source, actual.attached)
+            spec = effective(desired, source)
+            step = _plan_with_source(spec, source, actual.attached)
+            return _plan_asked(spec, actual) if isinstance(step, Nothing) else step
         case Fault(reason, message):
             return _plan_with_fault(desired, reason, message, actual.attached)
         case None:
             return Keep(Reason.INTERNAL_ERROR, f"the source of {desired.key} was not looked at")
+
+
+def _plan_asked(desired: DiskSpec, actual: Actual) -> Step:
+    """What somebody on the host asks for, once all is as the definition wants it."""
+    if actual.attached and actual.asked_size:
+        return Enlarge(desired, actual.attached, actual.asked_size)
+    return Nothing(Reason.AS_DESIRED)
 
 
 def _plan_waiting(attached: Attached) -> Step | None:

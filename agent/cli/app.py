@@ -151,6 +151,24 @@ def resume(
     raise typer.Exit(command.resume(guest, targets or (), settings_from(config)))
 
 
+@app.command()
+def grow(
+    guest: Annotated[str, typer.Argument(help="The guest.")],
+    target: Annotated[str, typer.Argument(help="Its disk.")],
+    size: Annotated[str, typer.Argument(help="What it is to have: bytes, or a number with K, M, G or T behind it.")],
+    *,
+    config: Config = None,
+) -> None:
+    """Make a disk of a guest larger on this host, image and all, while it is in use. None is made smaller."""
+    from agent.cli import grow as command
+
+    try:
+        size_bytes = command.size_of(size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="SIZE") from error
+    raise typer.Exit(command.grow(guest, target, size_bytes, settings_from(config)))
+
+
 app.add_typer(fleet_commands.app)
 app.add_typer(trust_commands.app)
 app.add_typer(rollout_commands.app, name="rollout")

@@ -10,6 +10,7 @@ from reconcilers.blktap.device import BlockNode
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.fallocate import fallocate
+from reconcilers.fresh import fresh_size
 from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.reason import Reason
@@ -65,6 +66,15 @@ class FuseLoop:
                 f"the server of {key} did not take on {size_bytes} bytes: {error.strerror}; does its image grow on?"
             )
             raise DiskError(Reason.KERNEL_ERROR, message) from error
+        finally:
+            os.close(export)
+        self._devices.grow(key)
+
+    def follow(self, key: DiskKey, tap: TapFolder) -> None:
+        """Let the device take on the size of a server whose image was made larger."""
+        export = tap.open_export(os.O_RDONLY)
+        try:
+            fresh_size(export)  # or the kernel would take the size that it remembers, for up to a second
         finally:
             os.close(export)
         self._devices.grow(key)

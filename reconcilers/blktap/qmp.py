@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from reconcilers.blktap.nodes import top
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.reason import Reason
@@ -32,6 +33,17 @@ async def execute(
         with suppress(QMPError, OSError, EOFError):
             await client.disconnect()
     return answer if isinstance(answer, list) else []
+
+
+async def exported_size(tap: TapFolder) -> int:
+    """How many bytes a tap's server exports. As `execute`."""
+    record = tap.record()
+    if record is None:
+        raise AssertionError(f"the tap folder {tap.path} has no record")
+    for node in await execute(tap, "query-named-block-nodes", {"flat": True}):
+        if node.get("node-name") == top(record) and isinstance(image := node.get("image"), dict):
+            return int(image["virtual-size"])
+    raise DiskError(Reason.SERVER_FAILED, f"the server of {record.key} does not say how large its export is")
 
 
 async def _connected(tap: TapFolder) -> QMPClient:

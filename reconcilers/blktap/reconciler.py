@@ -220,6 +220,26 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         await asyncio.to_thread(self._fuse_loop.grow, key, tap, size_bytes)
 
+    async def enlarge(self, spec: DiskSpec, pin: Pin, size_bytes: int) -> None:
+        """Make the image larger by its server, and then the device.
+
+        Over NBD a size is agreed on once for each connection, so a hypervisor that is connected would not learn of it.
+
+        Raises:
+            DiskError: DeviceInUse if a hypervisor is connected; what the server says against it.
+        """
+        tap = TapFolder.of(self._taps, spec.key)
+        record = await asyncio.to_thread(tap.record)
+        if record and record.device_kind is DeviceKind.NBD_SOCKET:
+            await asyncio.to_thread(self._device(tap).detach, spec.key)
+            try:
+                await self._server(tap).resize(tap, size_bytes, within=self._patience)
+            finally:
+                await self.revive(spec, pin)
+        else:
+            await self._server(tap).resize(tap, size_bytes, within=self._patience)
+            await asyncio.to_thread(self._fuse_loop.follow, spec.key, tap)
+
     async def quiesce(self, key: DiskKey) -> None:
         """Flush a disk and keep its server from writing, until `resume`. It goes on if that can't be done.
 

@@ -56,6 +56,9 @@ class TapServer(Protocol):
     async def set_limits(self, tap: TapFolder, limits: Limits, *, within: float) -> None:
         """Give a server that takes limits others, or none, online."""
 
+    async def resize(self, tap: TapFolder, size_bytes: int, *, within: float) -> None:
+        """Have a server make its image larger; one that is as large already stays so."""
+
     async def hold(self, tap: TapFolder, *, within: float) -> None:
         """Keep the server from writing, and have all that it wrote on the disk; what is asked of it waits."""
 

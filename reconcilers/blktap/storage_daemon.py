@@ -22,8 +22,17 @@ from qemu.qmp import QMPError
 from reconcilers.blktap import aio_slots
 from reconcilers.blktap.grant import grant
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
-from reconcilers.blktap.nodes import DRIVERS, EXPORT, LIMITS_PATH, export_arguments, node_arguments, strangers, throttle
-from reconcilers.blktap.qmp import execute
+from reconcilers.blktap.nodes import (
+    DRIVERS,
+    EXPORT,
+    LIMITS_PATH,
+    export_arguments,
+    node_arguments,
+    strangers,
+    throttle,
+    top,
+)
+from reconcilers.blktap.qmp import execute, exported_size
 from reconcilers.blktap.stillness import stop_process, sync_image
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
@@ -235,6 +244,22 @@ class StorageDaemon:
             raise DiskError(Reason.TIMED_OUT, f"the server took no new limits within {within:g} s") from error
         except (QMPError, OSError, EOFError) as error:
             raise DiskError(Reason.SERVER_FAILED, f"the server took no new limits: {error}") from error
+
+    async def resize(self, tap: TapFolder, size_bytes: int, *, within: float) -> None:
+        """See `TapServer`. The topmost node is resized, and with it all below: filters remember their size.
+
+        Raises:
+            DiskError: ServerFailed with the server's words, as not every format's driver can; or TimedOut.
+        """
+        try:
+            async with asyncio.timeout(within):
+                # It would make a qcow2 image smaller as well.
+                if await exported_size(tap) < size_bytes:
+                    await execute(tap, "block_resize", {"node-name": top(_record(tap)), "size": size_bytes})
+        except TimeoutError as error:
+            raise DiskError(Reason.TIMED_OUT, f"the server did not resize its image within {within:g} s") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise DiskError(Reason.SERVER_FAILED, f"the server did not resize its image: {error}") from error
 
     async def hold(self, tap: TapFolder, *, within: float) -> None:
         """See `TapServer`. QMP has nothing that lasts: a transaction drains, and lets go at its end.

@@ -3,11 +3,14 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from agent.cli.grow import ask as ask_for
 from agent.cli.quiesce import ask
 from reconcilers.blktap.tap import TapFolder
+from reconcilers.growth import GrowRequests
 from reconcilers.holds import HoldRequests
 from tests.crash.world import GUEST, HOST_DEVICE, CrashBench, Disk
 
@@ -121,6 +124,20 @@ def _shrink_back(bench: CrashBench) -> None:
     os.truncate(bench.images / "a.img", 1 << 20)
 
 
+def _shrink_qcow2_back(bench: CrashBench) -> None:
+    _take_down(bench)
+    words = ["qemu-img", "resize", "-q", "-f", "qcow2", "--shrink", str(bench.images / "q.qcow2"), "8M"]
+    subprocess.run(words, check=True)
+
+
+def _says_enlarged(size_bytes: int) -> Callable[[CrashBench], bool]:
+    def says(bench: CrashBench) -> bool:
+        open_request = GrowRequests(bench.runtime).asked(LOOP.key)
+        return open_request is None and bench.disk(GUEST, "vda").get("size_bytes") == size_bytes
+
+    return says
+
+
 def _use_and_want_nothing(bench: CrashBench) -> None:
     bench.hold_open("vda")
     bench.want_nothing()
@@ -224,6 +241,22 @@ SCENARIOS = [
     _change("make writable", (READ_ONLY,), (LOOP,)),
     Scenario(name="grow", before=(LOOP,), happens=_grow, after=(LOOP,), reset=_shrink_back),
     Scenario(name="grow a tap", before=(AIO,), happens=_grow, after=(AIO,), reset=_shrink_back),
+    Scenario(
+        name="enlarge loop",
+        before=(LOOP,),
+        happens=lambda bench: ask_for(GrowRequests(bench.runtime), LOOP.key, 2 << 20),
+        after=(LOOP,),
+        reset=_shrink_back,
+        says=_says_enlarged(2 << 20),
+    ),
+    Scenario(
+        name="enlarge a tap",
+        before=(TAP,),
+        happens=lambda bench: ask_for(GrowRequests(bench.runtime), TAP.key, 16 << 20),
+        after=(TAP,),
+        reset=_shrink_qcow2_back,
+        says=_says_enlarged(16 << 20),
+    ),
     Scenario(
         name="hold a tap still",
         before=(AIO,),

@@ -12,6 +12,7 @@ from reconcilers.plan import (
     Adopt,
     Attach,
     Detach,
+    Enlarge,
     Grow,
     Keep,
     Nothing,
@@ -273,6 +274,25 @@ def test_nothing_is_taken_down_without_a_reason_to(
             assert attached is not None or source is None
     if isinstance(source, Fault) and desired is not None:
         assert isinstance(step, Keep if attached else Refuse | Nothing)
+
+
+@pytest.mark.parametrize(
+    ("desired", "source", "attached", "enlarges"),
+    [
+        (LOOP, FILE, ON_LOOP, True),
+        (AIO, FILE, ON_AIO, True),
+        (LOOP, replace(FILE, size_bytes=2 * MIB), ON_LOOP, False),
+        (AIO, OTHER, ON_AIO, False),
+        (AIO, FILE, replace(ON_AIO, server_alive=False), False),
+        (None, None, ON_AIO, False),
+        (AIO, FILE, None, False),
+    ],
+)
+def test_a_larger_disk_is_made_when_all_is_as_desired(
+    desired: DiskSpec | None, source: Source | None, attached: Attached | None, enlarges: bool
+) -> None:
+    step = plan(desired, Actual(source, attached, asked_size=4 * MIB))
+    assert isinstance(step, Enlarge) is enlarges
 
 
 @given(specs, sources)

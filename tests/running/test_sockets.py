@@ -206,6 +206,22 @@ def test_what_has_grown_is_larger_when_its_client_lets_go(bench: Bench) -> None:
     take_down(bench)
 
 
+def test_a_qcow2_is_made_larger_when_nobody_is_connected(bench: Bench) -> None:
+    image = bench.formatted("image", "qcow2")
+    bring_up(bench, image, "qcow2")
+    with connected(bench) as user:
+        refused = tapster(bench, "grow", "vm1", "vda", "16M")
+        assert refused.returncode == 1
+        assert f"(pid {user.pid})" in refused.stderr
+        words, _ = user.communicate("read -P 1 0 4k\nwrite -P 2 4k 4k\n")
+        assert "failed" not in words
+    assert bench.until_phase("vm1", "vda", "Up")["size_bytes"] == 8 * MIB
+    assert tapster(bench, "grow", "vm1", "vda", "16M").returncode == 0
+    bench.until_status("vm1", "vda", phase="Up", size_bytes=16 * MIB)
+    assert done(client(bench, "read -P 2 4k 4k", "write 15M 1M")).returncode == 0
+    take_down(bench)
+
+
 def test_limits_change_while_it_is_in_use(bench: Bench) -> None:
     def limited(number: int) -> str:
         return f"<iotune><total_iops_sec>{number}</total_iops_sec></iotune>"

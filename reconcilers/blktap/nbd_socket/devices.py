@@ -7,19 +7,23 @@ connected is the server's: it alone can tell, and close its door at the same mom
 import asyncio
 import grp
 import os
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 
 from qemu.qmp import QMPError
 
 from reconcilers.blktap.device import BlockNode
 from reconcilers.blktap.nbd.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.blktap.nbd_socket.clients import clients_of
-from reconcilers.blktap.nodes import EXPORT, top
-from reconcilers.blktap.qmp import execute
+from reconcilers.blktap.nodes import EXPORT
+from reconcilers.blktap.qmp import execute, exported_size
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, DiskSpec
+
+T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0
 """How long a server may take to say what it exports, or to take it back; it takes a millisecond."""
@@ -49,7 +53,7 @@ class NbdSockets:
     def attach(self, spec: DiskSpec, tap: TapFolder) -> BlockNode:
         """See `TapDevice`. A client that waits for another server finds the disk as it was."""
         before, sector = self.find(spec.key), spec.logical_block_size or DEFAULT_BLOCK_SIZE
-        size = asyncio.run(_exported(tap)) // sector * sector
+        size = asyncio.run(_in_time(tap, exported_size(tap))) // sector * sector
         if before and size < before.size_bytes:
             message = f"the server of {tap.socket} has {size} bytes now, and its client knows {before.size_bytes}"
             raise DiskError(Reason.SERVER_FAILED, message)
@@ -99,17 +103,6 @@ def _show(tap: TapFolder, node: BlockNode | None) -> None:
         draft.rename(_shown(tap))
 
 
-async def _exported(tap: TapFolder) -> int:
-    """How many bytes the server exports. It is asked on its monitor, as the socket may have its one client already."""
-    record = tap.record()
-    if record is None:
-        raise AssertionError(f"the tap folder {tap.path} has no record")
-    for node in await _ask(tap, "query-named-block-nodes", {"flat": True}):
-        if node.get("node-name") == top(record) and isinstance(image := node.get("image"), dict):
-            return int(image["virtual-size"])
-    raise DiskError(Reason.SERVER_FAILED, f"the server of {tap.socket} does not say how large its export is")
-
-
 async def _taken_back(tap: TapFolder) -> bool:
     """Whether nobody is connected, and nobody can be any more: the server sees to both at once.
 
@@ -117,18 +110,18 @@ async def _taken_back(tap: TapFolder) -> bool:
     where an agent was killed in between.
     """
     try:
-        await _ask(tap, "block-export-del", {"id": EXPORT, "mode": "safe"})
+        await _in_time(tap, execute(tap, "block-export-del", {"id": EXPORT, "mode": "safe"}))
     except DiskError as error:
         if error.reason is not Reason.SERVER_FAILED:
             raise
-        return not any(each["id"] == EXPORT for each in await _ask(tap, "query-block-exports"))
+        return not any(each["id"] == EXPORT for each in await _in_time(tap, execute(tap, "query-block-exports")))
     return True
 
 
-async def _ask(tap: TapFolder, command: str, arguments: dict[str, object] | None = None) -> list[dict[str, object]]:
+async def _in_time(tap: TapFolder, answer: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return await execute(tap, command, arguments)
+            return await answer
     except TimeoutError as error:
         message = f"the server of {tap.socket} did not answer within {ANSWER_SECONDS:g} s"
         raise DiskError(Reason.TIMED_OUT, message) from error

@@ -126,6 +126,11 @@ class Tapdisk:
         del limits, within
         raise AssertionError(f"{tap.path} has no limits")
 
+    async def resize(self, tap: TapFolder, size_bytes: int, *, within: float) -> None:
+        """See `TapServer`. Never asked for (`growth.py`)."""
+        del size_bytes, within
+        raise AssertionError(f"{tap.path} can't be resized")
+
     async def hold(self, tap: TapFolder, *, within: float) -> None:
         """See `TapServer`."""
         pid = await asyncio.to_thread(tap.process_id)
