@@ -19,6 +19,11 @@ PACKAGED = ("agent", "reconcilers", "systemd", "deploy", "pyproject.toml", "READ
 TOOLS = ("mmdebstrap", "systemd-nspawn", "dpkg-buildpackage", "dh")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Only where this folder is named on the command line."""
+    parser.addoption("--taps", type=int, default=None, help="taps at once, where many are brought up")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A boot, a package or a root file system may have to be made first, on a machine that is busy."""
     for item in items:

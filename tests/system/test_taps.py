@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from tests.running.test_server_events import corrupt
-from tests.system.machine import Machine, booted
+from tests.system.machine import IMAGES, Machine, booted
 from tests.system.writer import writing
-from tests.workbench import loop_disk, tap_disk
+from tests.workbench import domain, loop_disk, tap_disk
 
-MANY = 60
+MANY, A_GUEST = 60, 20
+"""Taps at once, and how many of them one guest has."""
+
 # Machines share the control groups of the host, so no two that run at one time have disks of one name.
 
 OF_THE_OLDER_LAYOUT = """\
@@ -27,6 +29,13 @@ def shared(installed_root: Path, base_root: Path) -> Iterator[Machine]:
     """One machine for tests that leave other guests' disks as they were."""
     with booted([installed_root, base_root]) as machine:
         yield machine
+
+
+def began_and_ended(machine: Machine, unit: str) -> tuple[int, int]:
+    """When a unit's last start was, in microseconds."""
+    moments = ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    shown = machine.show(unit, *moments)
+    return int(shown[moments[0]]), int(shown[moments[1]])
 
 
 def tap(machine: Machine, name: str) -> dict[str, Any]:
@@ -71,18 +80,21 @@ def test_what_a_server_says_is_in_its_own_log_by_guest_and_target(shared: Machin
     assert {(entry["TARGET"], entry["SYSLOG_IDENTIFIER"]) for entry in told()} == {("vda", "tapster-tap")}
 
 
-def test_many_taps_come_up_side_by_side(shared: Machine) -> None:
-    images = [shared.image(f"many{number}.raw", "8M") for number in range(MANY)]
-    names = [f"sd{first}{second}" for first in "abcdef" for second in "abcdefghij"]
-    shared.push("many", *(tap_disk(name, image) for name, image in zip(names, images, strict=True)))
-    units = {disk["effective"]["tap"]["unit"] for name, disk in shared.disks().items() if name.startswith("many/")}
-    assert len(units) == MANY
-    moments = ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
-    shown = [shared.show(unit, *moments) for unit in units]
-    spans = [(int(span[moments[0]]), int(span[moments[1]])) for span in shown]
+def test_many_taps_come_up_side_by_side(shared: Machine, request: pytest.FixtureRequest) -> None:
+    count = request.config.getoption("taps", None) or MANY
+    shared.shell(f"for n in $(seq 0 {count - 1}); do truncate -s 8M {IMAGES}/many$n.raw; done")
+    disks = [tap_disk(f"sd{number}", Path(IMAGES, f"many{number}.raw")) for number in range(count)]
+    guests = {f"many{first}": disks[first : first + A_GUEST] for first in range(0, count, A_GUEST)}
+    for guest, its_disks in guests.items():
+        shared.write(f"/root/{guest}.xml", domain(guest, *its_disks))
+    shared.run("tapster", "push", "--wait", *(f"/root/{guest}.xml" for guest in guests))
+    up = [disk for name, disk in shared.disks().items() if name.startswith("many")]
+    units = {disk["effective"]["tap"]["unit"] for disk in up}
+    assert len(units) == count
+    spans = [began_and_ended(shared, unit) for unit in units]
     at_once = max(sum(began <= other < ended for began, ended in spans) for other, _ in spans)
     assert at_once > 1, "each start waited for the end of the one before"
-    shared.run("tapster", "absent", "many", "--wait")
+    shared.run("tapster", "absent", *guests, "--wait")
     shared.until(
         lambda: not units & set(shared.shell("systemctl list-units --plain --no-legend --all").split()),
         "the units have gone",
