@@ -67,6 +67,7 @@ def _outcome(key: DiskKey, size_bytes: int, requests: GrowRequests, settings: Se
                 requests.forget(key)
                 return "the agent did not come to it, as the disk is not as it should be: see tapster status"
             time.sleep(_LOOK_AGAIN_SECONDS)
+        requests.answer_path(key).unlink(missing_ok=True)
     except OSError as error:
         return f"it can't be asked for: {error}"
     return answer.error

@@ -54,7 +54,7 @@ def test_a_disk_grows_under_a_writer(bench: Bench, fmt: str, qemu: str) -> None:
     holds(image, qemu, writer.done)
     assert image.with_suffix(".converted").read_bytes()[63 * MIB :] == last
     assert image.stat().st_blocks * 512 < 32 * MIB  # what was not written takes no room
-    assert [path.suffix for path in (bench.runtime / "grows").iterdir()] == [".answer"]
+    assert list((bench.runtime / "grows").iterdir()) == []
 
 
 def test_who_is_killed_over_it_leaves_it_to_the_next_agent(bench: Bench) -> None:
