@@ -127,15 +127,7 @@ class Daemon:
 
     @classmethod
     async def prepare(cls, settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> "Daemon":
-        """Find out what the host can do, and make the agent for it."""
-        blktap = settings.blktap
-        abilities = await probe(
-            blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime
-        )
-        for backend, why in abilities.missing.items():
-            log.warning("a backend is not available", backend=backend, why=why)
-        if abilities.taps.jail_lacks and not abilities.taps.missing:
-            log.warning("servers run in a jail that lacks pieces", lacking=abilities.taps.jail_lacks)
+        """Find out what the host can do and what it knows already, and make the agent for it."""
         limits = Limits(
             max_bytes=settings.limits.document_bytes,
             max_disks=settings.limits.disks_per_guest,
@@ -143,17 +135,26 @@ class Daemon:
             max_layers=settings.limits.backing_layers,
         )
         topics = Topics(settings.fleet, settings.host)
-        record = await asyncio.get_running_loop().run_in_executor(store_thread, store.trust)
-        trust = Trust.begin(settings.trust, settings.fleet, record)
+        loop, blktap = asyncio.get_running_loop(), settings.blktap
+        trust = Trust.begin(settings.trust, settings.fleet, await loop.run_in_executor(store_thread, store.trust))
         intake = Intake(store, topics, limits, guests_max=settings.limits.guests, trust=trust)
-        return cls(settings, abilities, intake, store_thread)
+        known, abilities = await asyncio.gather(
+            loop.run_in_executor(store_thread, intake.load),
+            probe(blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime),
+        )
+        for backend, why in abilities.missing.items():
+            log.warning("a backend is not available", backend=backend, why=why)
+        if abilities.taps.jail_lacks and not abilities.taps.missing:
+            log.warning("servers run in a jail that lacks pieces", lacking=abilities.taps.jail_lacks)
+        daemon = cls(settings, abilities, intake, store_thread)
+        for outcome in known:
+            daemon._change_world(outcome)
+        return daemon
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set; see the function `run`."""
         with self._host.owned_runtime(), self._host.watched():
             await self._bus.load()
-            for outcome in await self._in_store_thread(self._intake.load):
-                self._change_world(outcome)
             await asyncio.to_thread(self._outages.load)
             await self.resync(Cause.START)
             log.info("started", host=self._settings.host, fleet=self._settings.fleet, disks=len(self._world.all_keys()))
