@@ -20,6 +20,7 @@ from asyncinotify import Event, Inotify, Mask, Watch
 
 from reconcilers.actual import Attached
 from reconcilers.errors import DiskError
+from reconcilers.host_tree import mount_table
 from reconcilers.mounts import Mount, mounts, mounts_on
 from reconcilers.pools import Pools, opened_below
 from reconcilers.spec import Backend, DiskKey, Format
@@ -81,7 +82,7 @@ class FileEvents:
         self._reading = asyncio.create_task(self._read(), name="file events")
         # mountinfo raises POLLERR | POLLPRI at each change of mounts (proc(5)); a mount holds a device without a file.
         # It is readable all the time, which is what asyncio would wait for, so an epoll of its own waits for those two.
-        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._mounts = os.open(mount_table(), os.O_RDONLY | os.O_CLOEXEC)
         self._mount_changes = select.epoll()
         self._mount_changes.register(self._mounts, select.EPOLLPRI)
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconcilers.actual import FileId
+from reconcilers.host_tree import mount_table
 
 GLANCE_SECONDS = (0.005, 0.02, 0.05)
 """How long whoever only looks at a device is waited for, and waited for again."""
@@ -40,7 +41,7 @@ def holders_of_file(identity: FileId, *, writers_only: bool = False) -> list[Hol
 
 def mounts_of(device_path: str) -> list[str]:
     """Mount points whose source is the device."""
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as table:
+    with mount_table().open(encoding="utf-8", errors="surrogateescape") as table:
         rows = [(line.split(" "), line.partition(" - ")[2].split(" ")) for line in table]
     return [left[4] for left, right in rows if len(right) > 1 and right[1] == device_path]
 

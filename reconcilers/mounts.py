@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from reconcilers.host_tree import mount_table
+
 _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,7 +30,7 @@ class Mount(NamedTuple):
 
 
 def mounts() -> frozenset[Mount]:
-    """All that are seen from here."""
+    """All that the host has."""
     return frozenset(Mount(row[0], row[2], row[4], row[row.index("-") + 2]) for row in _rows())
 
 
@@ -40,7 +42,7 @@ def mounts_on(device_path: str) -> frozenset[Mount]:
 
 
 def _rows() -> Iterator[list[str]]:
-    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as table:
+    with mount_table().open(encoding="utf-8", errors="surrogateescape") as table:
         yield from (line.split(" ") for line in table)
 
 

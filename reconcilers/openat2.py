@@ -13,6 +13,8 @@ RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+"""The folder is `/` for the path and for every link on it."""
 
 _OPENAT2 = 437
 _ATTEMPTS = 8  # EAGAIN: something was renamed meanwhile, so that the kernel could not be sure about a `..`

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from reconcilers import block_layer
 from reconcilers.errors import DiskError
+from reconcilers.host_tree import open_folder
 from reconcilers.openat2 import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -113,7 +114,7 @@ def _opened_pool(pools: Pools, pool: Path) -> Iterator[int]:
     outer = min((each for each in pools.folders if _is_below(str(pool), str(each))), key=_depth, default=pool)
     fd = -1
     try:
-        fd = os.open(outer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = open_folder(outer)
         if outer != pool:
             outer_fd = fd
             try:

@@ -10,7 +10,7 @@ from tests.system.machine import Machine, booted
 from tests.system.writer import writing
 from tests.workbench import loop_disk, tap_disk
 
-MOST_EXPOSED = {"tapster.service": 5.7, "tapster-tap@.service": 1.5}
+MOST_EXPOSED = {"tapster.service": 4.2, "tapster-tap@.service": 1.5}
 """What `systemd-analyze security` may say of each unit at most, of 10."""
 
 HANGING_CONTROLLER = """\
@@ -51,11 +51,6 @@ def test_units_are_confined_as_far_as_their_work_allows(shared: Machine, unit: s
     done = shared.run("systemd-analyze", "security", "--offline=true", "--no-pager", f"/lib/systemd/system/{unit}")
     (level,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert float(level) <= most, done.stdout
-
-
-def test_the_agent_sees_the_host_s_mounts_and_the_host_sees_the_agent_s(shared: Machine) -> None:
-    pid = shared.show("tapster.service", "MainPID")["MainPID"]
-    assert shared.shell(f"readlink /proc/{pid}/ns/mnt") == shared.shell("readlink /proc/1/ns/mnt")
 
 
 def test_the_journal_is_asked_by_guest_and_target(shared: Machine) -> None:
