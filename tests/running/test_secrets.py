@@ -3,12 +3,14 @@
 import secrets
 import subprocess
 import sys
+import tarfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.redaction import HIDDEN
 from agent.setting_sections import BrokerSettings
 from agent.settings import Settings, load
 from tests.broker import Broker, free_port, running_broker
@@ -72,6 +74,22 @@ def test_the_password_is_told_to_the_broker_alone(host: Bench, broker: Broker, t
     assert leaks(host, "everything retained has arrived") == ["the agent's log"]
     host.absent("web")
     host.until_guest("web", "Down")
+
+
+def test_a_support_bundle_takes_the_password_out_of_all_that_it_collects(host: Bench, tmp_path: Path) -> None:
+    """Also out of what somebody wrote beside it, as in a comment."""
+    settings = tmp_path / "commented.toml"
+    settings.write_text(f"# {PASSWORD}\n{host.config.read_text()}")
+    bundle = tmp_path / "bundle.tar.gz"
+    program = "from agent.cli.app import main; main()"
+    command = [sys.executable, "-c", program, "support-bundle", "--config", str(settings), "--file", str(bundle)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with tarfile.open(bundle) as tar:
+        files = {member.name: tar.extractfile(member) for member in tar.getmembers()}
+        told = {name: file.read().decode() for name, file in files.items() if file}
+    assert leaks(host, PASSWORD, **told) == []
+    hidden = [Path(name).name for name, text in told.items() if text.startswith(f"# {HIDDEN}\n")]
+    assert hidden == ["tapster.toml"], "it was there to be found"
 
 
 def test_settings_name_the_file_and_never_its_content(tmp_path: Path) -> None:
