@@ -300,5 +300,8 @@ def test_a_group_that_does_not_exist_is_named(host_parts: None, broker: Broker) 
 
 
 def test_the_host_says_that_it_gives_sockets(bench: Bench) -> None:
-    (birth,) = [text for topic, text in bench.messages if topic == f"{bench.topics}/agent" and b"online" in text]
-    assert b'"devices":["nbd-socket"]' in birth
+    def births() -> list[bytes]:
+        return [text for topic, text in bench.messages if topic == f"{bench.topics}/agent" and b"online" in text]
+
+    bench.until(births)
+    assert b'"devices":["nbd-socket"]' in births()[-1]
