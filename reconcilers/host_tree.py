@@ -1,9 +1,9 @@
 """The host's tree of files, also for a service that systemd gives mounts of its own.
 
-A file that is opened in such a tree belongs to that tree's mount. Once the service was restarted, umount(8) on the host
-would succeed under whoever has the file still, a loop device for example. So images are opened in PID 1's tree, by way
-of /proc/1/root, which takes CAP_SYS_PTRACE (proc(5)). Its mounts are the host's at any time; those of the service follow
-only where the host shares them (mount_namespaces(7)).
+A file that is opened in such a tree belongs to that tree's mount. Once the service was restarted, umount(8) on the
+host would succeed under whoever has the file still, a loop device for example. So images are opened in PID 1's tree, by
+way of /proc/1/root, which takes CAP_SYS_PTRACE (proc(5)). Its mounts are the host's at any time; those of the service
+follow only where the host shares them (mount_namespaces(7)).
 """
 
 import os
@@ -21,7 +21,7 @@ def mount_table() -> Path:
 
 
 def open_folder(path: Path) -> int:
-    """Open a folder of the host as an O_PATH descriptor, which is ours to close. Links in it lead to where they do there.
+    """Open a folder of the host as an O_PATH descriptor, ours to close. A link on the way leads where it does there.
 
     Raises:
         OSError: As open(2).

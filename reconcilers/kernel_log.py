@@ -12,6 +12,8 @@ from typing import Self
 
 import structlog
 
+from reconcilers.opener.ask import opened
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CACHED_SECONDS = 1.5
@@ -36,23 +38,27 @@ class KernelLog:
         self._fd = -1
 
     def __enter__(self) -> Self:
-        try:
-            self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:  # EPERM without CAP_SYSLOG; in containers there may be none
-            log.info("that storage has died under a loop device will be noticed late", why=error.strerror)
-            return self
-        os.lseek(self._fd, 0, os.SEEK_END)
-        asyncio.get_running_loop().add_reader(self._fd, self._read)
+        self._opening = asyncio.create_task(self._open(), name="kernel log")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._opening.cancel()
         for later in self._later.values():
             later.cancel()
         if self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
+
+    async def _open(self) -> None:
+        try:
+            self._fd = await asyncio.to_thread(opened, "kernel_log")
+        except OSError as error:  # EPERM without CAP_SYSLOG; in containers there may be none
+            log.info("that storage has died under a loop device will be noticed late", why=error.strerror or str(error))
+            return
+        os.lseek(self._fd, 0, os.SEEK_END)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
 
     def _read(self) -> None:
         while True:

@@ -49,8 +49,11 @@ def _rows() -> Iterator[list[str]]:
 def unmount_lazily(path: Path) -> None:
     """Take a mount out of the tree now, whoever still uses it; nothing happens if there is none.
 
-    Lazily, because the mount of a dead FUSE server answers ENOTCONN to everything else.
+    Lazily, because the mount of a dead FUSE server answers ENOTCONN to everything else. Exports in jails are not in
+    our tree: the table is asked first, as the service may not even call umount2(2).
     """
+    if not is_mount_point(path):
+        return
     if _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
         return
     code = ctypes.get_errno()

@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -26,6 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from agent.bus.buffered_socket import BufferedSocket
 from agent.bus.properties import packet_properties
 from agent.setting_sections import BrokerSettings, TlsSettings
+from reconcilers.opener.ask import opened
 
 BATCH = 1000
 """Messages handed over at once: enough that one fsync serves many, few enough that work is seen to progress."""
@@ -35,6 +37,9 @@ WINDOW = 100
 
 PACKET_OVERHEAD = 256
 """Bytes of a PUBLISH besides topic and payload, generously: header, lengths and the properties that we send."""
+
+OPENER_SECONDS = 10.0
+"""What a connection may take besides the attempts: a process that opens it starts first."""
 
 UNSPECIFIED = 0x80
 SESSION_TAKEN_OVER = 0x8E
@@ -118,6 +123,7 @@ class Connection(aiomqtt.Client):
         )
         self._client.disable_logger()  # paho would ask it several times for each message
         self._client.connect_timeout = broker.connect_timeout
+        self._client._create_socket_connection = partial(_connected, broker)  # type: ignore[method-assign]  # noqa: SLF001 - no hook either
         self._client.manual_ack_set(True)
         self._thread = threading.get_ident()
         self._inbox: deque[MQTTMessage] = deque()
@@ -288,6 +294,13 @@ class Connection(aiomqtt.Client):
         verdict = self._verdicts.get(mid)
         if verdict is not None and not verdict.done():
             verdict.set_result(reason_code)
+
+
+def _connected(broker: BrokerSettings) -> socket.socket:
+    # A name may stand for several addresses, and each is tried for so long.
+    within = 4 * broker.connect_timeout + OPENER_SECONDS
+    connection = opened("connection", broker.host, broker.port, broker.connect_timeout, within=within)
+    return socket.socket(fileno=connection)
 
 
 def taken_over(error: BaseException) -> bool:

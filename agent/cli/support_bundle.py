@@ -21,8 +21,8 @@ PATIENCE_SECONDS = 20
 """How long each command may take: what is looked at may be what hangs."""
 
 COMMANDS = {
-    "journal.txt": "journalctl --unit=tapster --unit=tapster-tap@* --lines=5000 --output=short-iso-precise --no-pager",
-    "service.txt": "systemctl status tapster.service tapster-disks.target tapster.slice --lines=0 --no-pager",
+    "journal.txt": "journalctl --unit=tapster --unit=tapster-*@* --lines=5000 --output=short-iso-precise --no-pager",
+    "service.txt": "systemctl status tapster* --all --lines=0 --no-pager",
     "kernel-log.txt": "dmesg --ctime",
     "modules.txt": "lsmod",
     "loop-devices.txt": "losetup --list --output NAME,BACK-INO,RO,DIO,SIZELIMIT,OFFSET,LOG-SEC,BACK-FILE",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import structlog
 
+from reconcilers.opener.ask import opened
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 REQUEST_MAX = 8192
@@ -48,7 +50,7 @@ async def serving(listen: str, render: Render) -> AsyncIterator[None]:
     try:
         server = await _listening(listen, answer)
     except OSError as error:
-        log.error("metrics can't be served", listen=listen, why=error.strerror, remedy="change metrics.listen")
+        log.error("metrics can't be served", listen=listen, why=str(error), remedy="change metrics.listen")
         yield
         return
     log.info("serving metrics", listen=listen)
@@ -64,7 +66,8 @@ async def _listening(
 ) -> asyncio.Server:
     if not listen.startswith(UNIX):
         host, _, port = listen.rpartition(":")
-        return await asyncio.start_server(answer, host.strip("[]"), int(port), limit=REQUEST_MAX)
+        listener = await asyncio.to_thread(opened, "listener", host.strip("[]"), int(port))
+        return await asyncio.start_server(answer, sock=socket.socket(fileno=listener), limit=REQUEST_MAX)
     return await asyncio.start_unix_server(answer, sock=_bound(_path(listen)), limit=REQUEST_MAX)
 
 

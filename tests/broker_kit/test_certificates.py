@@ -14,8 +14,10 @@ import pytest
 
 from agent.bus.connection import Connection
 from agent.setting_sections import BrokerSettings, TlsSettings
+from reconcilers.opener.ask import VARIABLE
 from tests.broker import free_port
 from tests.broker_kit.kit import KIT, Certificates, KitBroker, kit_broker
+from tests.doors import doors
 
 
 async def connects(settings: BrokerSettings, client: str = "db1") -> bool:
@@ -90,6 +92,16 @@ async def test_an_agent_turns_a_false_broker_away(broker: KitBroker, certificate
         with_tls(own, own.tls.model_copy(update={"ca_file": certificates.folder / "mosquitto/hosts-ca.pem"}))
     )
     assert not await connects(own.model_copy(update={"host": "127.1"}))
+
+
+async def test_tls_ends_in_the_agent_where_its_connections_are_opened_next_door(
+    broker: KitBroker, certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with doors(tmp_path, "network") as folder:
+        monkeypatch.setenv(VARIABLE, str(folder))
+        await test_its_own_are_let_in(broker)
+        await test_an_agent_turns_a_false_broker_away(broker, certificates)
+    assert not await connects(broker.as_host("db1")), "it does go by way of the door"
 
 
 def test_the_broker_speaks_no_old_tls(broker: KitBroker, certificates: Certificates) -> None:

@@ -1,5 +1,6 @@
 """The installed service with a guest of three disks: what udev, device policies and memory limits really do."""
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
-from tests.real_kernel.conftest import IMAGES, push, run
+from tests.real_kernel.conftest import IMAGES, push, run, until
 from tests.workbench import loop_disk, tap_disk
 
 ELSEWHERE = Path("/root/lvm.raw")
@@ -86,9 +87,42 @@ def inside(cgroup: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*enter, *words], capture_output=True, text=True, check=False)
 
 
+def cgroup_of(unit: str) -> Path:
+    return Path("/sys/fs/cgroup" + run("systemctl", "show", "--property=ControlGroup", "--value", unit))
+
+
+def test_the_agent_has_no_network_and_no_devices_but_those_of_disks(disks: dict[str, dict[str, Any]]) -> None:
+    process = Path("/proc", run("systemctl", "show", "--property=MainPID", "--value", "tapster.service"))
+    assert (process / "ns/net").readlink() != Path("/proc/1/ns/net").readlink()
+    cgroup = cgroup_of("tapster.service")
+    for allowed in ("/dev/null", disks["vda"]["device_path"], disks["vdb"]["device_path"]):
+        assert inside(cgroup, "head", "-c0", allowed).returncode == 0
+    assert "Operation not permitted" in inside(cgroup, "head", "-c0", "/dev/kmsg").stderr
+    handed_over = {file.stat().st_rdev for file in (process / "fd").iterdir()}
+    assert Path("/dev/kmsg").stat().st_rdev in handed_over
+
+
+def test_another_server_comes_behind_the_same_nbd_device(disks: dict[str, dict[str, Any]]) -> None:
+    """The kernel's nbd answers in the host's network alone, and the agent is not in it."""
+
+    def shown() -> dict[str, Any]:
+        (guest,) = json.loads(run("tapster", "status", "--output=json", "vm1"))
+        (disk,) = [disk for disk in guest["disks"] if disk["target"] == "vdb"]
+        return disk  # type: ignore[no-any-return]
+
+    before = disks["vdb"]["effective"]["tap"]["process_id"]
+    run("kill", "-KILL", str(before))
+    until(lambda: ((shown()["effective"] or {}).get("tap") or {}).get("process_id") not in {None, before})
+    until(lambda: shown()["phase"] == "Up")
+    assert shown()["device_path"] == disks["vdb"]["device_path"]
+    with Path(disks["vdb"]["stable_path"]).open("rb", buffering=0) as device:
+        device.seek(32 << 20)
+        assert device.read(4096) == b"x" * 4096
+
+
 def test_a_tap_is_held_to_its_devices_and_its_memory(disks: dict[str, dict[str, Any]]) -> None:
     unit = f"tapster-tap@{disk_id(DiskKey('vm1', 'vdb'))}.service"
-    cgroup = Path("/sys/fs/cgroup" + run("systemctl", "show", "--property=ControlGroup", "--value", unit))
+    cgroup = cgroup_of(unit)
     assert cgroup.name == unit
     assert int((cgroup / "memory.max").read_text()) == 2 << 30
     assert inside(cgroup, "head", "-c0", "/dev/null").returncode == 0

@@ -43,12 +43,13 @@ REBOOT_STATUS = 133
 class Machine:
     """One booted system. Make it with `booted`."""
 
-    def __init__(self, layers: Sequence[Path], folder: Path, upper: Path) -> None:
-        """Args: layers: root file systems, the uppermost first; upper: takes what this machine writes."""
+    def __init__(self, layers: Sequence[Path], folder: Path, upper: Path, options: Sequence[str] = ()) -> None:
+        """Args: layers: root file systems, the uppermost first; upper: takes what it writes; options: of nspawn."""
         self.name = f"tapster-{os.getpid()}-{folder.name[-8:].lower().replace('_', '-').strip('-')}"
         self._layers = layers
         self._folder = folder
         self._upper = upper
+        self._options = options
         self._work = upper.with_name("work")  # on the same file system, as the kernel wants it
         self.root = folder / "root"
         self._minors = set[int]()
@@ -71,7 +72,7 @@ class Machine:
                 "systemd-nspawn", "--boot", "--quiet", f"--directory={self.root}", f"--machine={self.name}",
                 "--register=no", "--keep-unit", "--kill-signal=SIGRTMIN+3", "--console=pipe", "--hostname=tapster-test",
                 "--private-network", "--capability=all", "--bind=/dev/fuse", "--bind=/dev/loop-control",
-                f"--bind-ro={CHECKOUT}:{CHECKOUT_INSIDE}",
+                f"--bind-ro={CHECKOUT}:{CHECKOUT_INSIDE}", *self._options,
             ],
             stdin=subprocess.DEVNULL,
             stdout=console,
@@ -251,10 +252,10 @@ class Machine:
 
 
 @contextmanager
-def booted(layers: Sequence[Path], upper: Path | None = None) -> Iterator[Machine]:
+def booted(layers: Sequence[Path], upper: Path | None = None, options: Sequence[str] = ()) -> Iterator[Machine]:
     """A running system over these layers, the uppermost first. Nothing of it is left but what `upper` takes."""
     folder = Path(tempfile.mkdtemp(prefix="tapster-machine-"))
-    machine = Machine(layers, folder, upper or folder / "upper")
+    machine = Machine(layers, folder, upper or folder / "upper", options)
     machine.mount()
     try:
         if (machine.root / "etc/tapster").is_dir():

@@ -8,6 +8,7 @@ import pytest
 
 from tests.running.test_server_events import corrupt
 from tests.system.machine import IMAGES, Machine, booted
+from tests.system.older import TAPS_BESIDE
 from tests.system.writer import writing
 from tests.workbench import domain, loop_disk, tap_disk
 
@@ -15,13 +16,6 @@ MANY, A_GUEST = 60, 20
 """Taps at once, and how many of them one guest has."""
 
 # Machines share the control groups of the host, so no two that run at one time have disks of one name.
-
-OF_THE_OLDER_LAYOUT = """\
-[Service]
-UnsetEnvironment=RUNTIME_DIRECTORY
-RestrictNamespaces=no
-"""
-"""An agent that takes itself for one without systemd has its taps beside it in its control group, as all once had."""
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +122,7 @@ def test_a_hung_tap_is_ended_by_its_own_unit_with_an_agent_and_without(machine: 
 
 def test_taps_of_the_older_layout_are_taken_over(machine: Machine) -> None:
     drop_in = "/etc/systemd/system/tapster.service.d/older.conf"
-    machine.write(drop_in, OF_THE_OLDER_LAYOUT)
+    machine.write(drop_in, TAPS_BESIDE)
     machine.shell("systemctl daemon-reload; systemctl restart tapster")
     machine.push("hung", tap_disk("vda", machine.image("a.raw", "8M")))
     before = tap(machine, "hung/vda")

@@ -6,15 +6,17 @@ A device made by netlink lives on its own: the kernel holds the socket, and no p
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconcilers.blktap.nbd import messages
 from reconcilers.blktap.nbd.messages import Answer, Connection
 from reconcilers.errors import DiskError
+from reconcilers.handed_over import handed_over
 from reconcilers.reason import Reason
 from reconcilers.tag import Tag
 
@@ -24,7 +26,11 @@ ANSWER_SECONDS = 10.0
 NOTICE_SECONDS = 2.0
 """How long the kernel may take to notice that a socket's other end is closed; it takes a millisecond."""
 
+SOCKET = "nbd"
+"""What tapster-nbd.socket calls its descriptor."""
+
 _GENERIC = 16  # NETLINK_GENERIC
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,7 @@ class Netlink:
         Raises:
             OSError: What the kernel answers; ENOENT if there is no nbd.
         """
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _GENERIC) as kernel:
-            kernel.bind((0, 0))
-            kernel.settimeout(ANSWER_SECONDS)
+        with _kernel() as kernel:
             family = self._exchange(kernel, messages.get_family).family
             if family is None:
                 raise OSError(errno.ENOENT, "the kernel has no nbd")
@@ -73,6 +77,25 @@ class Netlink:
                 if answer.errno == 0:
                     return found
                 found = answer
+
+
+@contextmanager
+def _kernel() -> Iterator[socket.socket]:
+    """Ours if we are in the host's network, to which alone nbd answers; else the one that systemd has opened there."""
+    given = handed_over(SOCKET)
+    if given is None:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _GENERIC) as kernel:
+            kernel.bind((0, 0))
+            kernel.settimeout(ANSWER_SECONDS)
+            yield kernel
+        return
+    with _one_at_a_time, socket.socket(fileno=os.dup(given)) as kernel:
+        kernel.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:  # what was answered too late to somebody before us, who may have counted as we do
+                kernel.recv(65536)
+        kernel.settimeout(ANSWER_SECONDS)
+        yield kernel
 
 
 def is_available() -> bool:

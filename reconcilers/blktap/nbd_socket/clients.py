@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from reconcilers.blktap.nbd.messages import split_attributes
 from reconcilers.holders import DeviceHolders, holders_of_path
+from reconcilers.opener.ask import opened
 from reconcilers.spec import DiskKey
 
-_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _ERROR, _DONE = 2, 3  # NLMSG_*
@@ -42,7 +42,7 @@ def clients_of(path: str) -> DeviceHolders:
 
 def _peers(path: str) -> Iterator[int]:
     """Inodes of the sockets at the other end of those that were accepted at `path`, and bear its name."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG) as kernel:
+    with socket.socket(fileno=opened("sock_diag")) as kernel:
         kernel.settimeout(_PATIENCE_SECONDS)
         question = _QUESTION.pack(socket.AF_UNIX, 0, 0, _CONNECTED, 0, _SHOW_NAME_AND_PEER, 0, 0)
         kernel.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + question)

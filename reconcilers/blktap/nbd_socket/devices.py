@@ -6,13 +6,13 @@ connected is the server's: it alone can tell, and close its door at the same mom
 
 import asyncio
 import grp
-import os
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
 from qemu.qmp import QMPError
 
+from reconcilers.acl import admit
 from reconcilers.blktap.device import BlockNode
 from reconcilers.blktap.nbd.devices import DEFAULT_BLOCK_SIZE
 from reconcilers.blktap.nbd_socket.clients import clients_of
@@ -85,11 +85,10 @@ class NbdSockets:
             path.chmod(0o600)
             return
         try:
-            os.chown(path, 0, grp.getgrnam(self._group).gr_gid)
+            admit(path, grp.getgrnam(self._group).gr_gid)
         except KeyError as error:
             message = f"this host has no group {self._group!r}; mend blktap.socket_group, or make it with groupadd"
             raise DiskError(Reason.BACKEND_UNAVAILABLE, message) from error
-        path.chmod(0o660)
 
 
 def _shown(tap: TapFolder) -> Path:
