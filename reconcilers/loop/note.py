@@ -94,11 +94,8 @@ class DeviceNotes:
             size_limit=device.size_limit,
             label=device.tag.label,
         )
-        try:
-            (self._folder / disk).write_text(note.model_dump_json(), encoding="utf-8")
-        except FileNotFoundError:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self.write(disk, device)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / disk).write_text(note.model_dump_json(), encoding="utf-8")
 
     def remove(self, disk: str) -> None:
         """Its device is gone. Idempotent."""
