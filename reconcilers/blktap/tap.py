@@ -10,6 +10,7 @@
     export     the mount point of its FUSE export, a regular file of this name in its jail
     nbd.sock   where it speaks NBD, for a device of the kernel's nbd or for a relay
     shown      size and sector of what a hypervisor finds at the socket that it is given, while it may connect
+    hidden     the same while the disk is taken down
     marker     of a tapdisk: links to the marker of its minor
     relay/     of a tapdisk whose device needs a FUSE export: the storage daemon in front of it, a tap of its own
     reconnecting  there while a device waits for its next server

@@ -267,6 +267,22 @@ def test_who_is_killed_while_it_takes_a_disk_down_brings_it_back(bench: Bench) -
     take_down(bench)
 
 
+def test_who_is_killed_while_it_takes_down_what_is_in_use_leaves_it_in_use(bench: Bench) -> None:
+    bring_up(bench, bench.image("a.img"))
+    with connected(bench) as user:
+        bench.stop(signal.SIGKILL)
+        (shown,) = bench.runtime.glob("taps/*/shown")
+        shown.rename(shown.with_name("hidden"))
+        bench.absent("vm1")
+        bench.start()
+        in_use = bench.until_phase("vm1", "vda", "InUse")
+        assert [one["pid"] for one in in_use["in_use"]["processes"]] == [user.pid]
+        assert in_use["size_bytes"] == MIB
+        user.communicate()
+    bench.until_guest("vm1", "Down")
+    bench.assert_clean()
+
+
 def connects(bench: Bench, user: int, groups: Sequence[int]) -> bool:
     """Whether such a process can reach the socket."""
     program = f"import socket; socket.socket(socket.AF_UNIX).connect({str(bench.stable('vm1', 'vda'))!r})"

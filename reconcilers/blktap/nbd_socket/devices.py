@@ -7,6 +7,7 @@ connected is the server's: it alone can tell, and close its door at the same mom
 import asyncio
 import grp
 from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,22 +60,23 @@ class NbdSockets:
             raise DiskError(Reason.SERVER_FAILED, message)
         self._admit(tap.socket)
         node = BlockNode(str(tap.socket), None, size, sector)
-        _show(tap, node)
+        draft = tap.path / "shown.new"
+        draft.write_text(f"{node.size_bytes} {node.logical_block_size}", encoding="ascii")
+        draft.rename(_shown(tap))
         tap.connected()
         return node
 
     def detach(self, key: DiskKey) -> None:
         """See `TapDevice`."""
         tap = TapFolder.of(self._taps, key)
-        node = self.find(key)
-        _shown(tap).unlink(missing_ok=True)  # first: a disk without its export is never to look like one that is there
+        _move(_shown(tap), _hidden(tap))  # first: a disk without its export is never to look like one that is there
         try:
             taken_back = not tap.locked() or asyncio.run(_taken_back(tap))
         except DiskError:
-            _show(tap, node)
+            _move(_hidden(tap), _shown(tap))
             raise
         if not taken_back:
-            _show(tap, node)
+            _move(_hidden(tap), _shown(tap))
             holders = clients_of(str(tap.socket))
             raise DiskError(Reason.DEVICE_IN_USE, f"{tap.socket} is {holders}", holders)
         tap.socket.unlink(missing_ok=True)
@@ -95,11 +97,14 @@ def _shown(tap: TapFolder) -> Path:
     return tap.path / "shown"
 
 
-def _show(tap: TapFolder, node: BlockNode | None) -> None:
-    if node:
-        draft = tap.path / "shown.new"
-        draft.write_text(f"{node.size_bytes} {node.logical_block_size}", encoding="ascii")
-        draft.rename(_shown(tap))
+def _hidden(tap: TapFolder) -> Path:
+    """Where that is while the disk is taken down: its next agent is to know it, should a hypervisor still have it."""
+    return tap.path / "hidden"
+
+
+def _move(before: Path, after: Path) -> None:
+    with suppress(FileNotFoundError):
+        before.rename(after)
 
 
 async def _taken_back(tap: TapFolder) -> bool:
