@@ -41,6 +41,7 @@ class Scenario:
         meanwhile: What happens before the agent is started again, if it was killed; `end` must come of that.
         afterwards: What happens when all else is done; `end` must come of that.
         end: The disks and the guest's phase at the very end.
+        sockets: Taps are sockets.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Scenario:
     meanwhile: Callable[[CrashBench], None] | None = None
     afterwards: Callable[[CrashBench], None] | None = None
     end: tuple[tuple[Disk, ...], str] = ((), "Down")
+    sockets: bool = False
 
     @property
     def is_retried(self) -> bool:
@@ -285,6 +287,9 @@ SCENARIOS = [
         end=((TAP,), "Up"),
     ),
     Scenario(name="rebuild a tap at the start", before=(TAP,), happens=_kill_server_and_go, after=(TAP,), starts=True),
+    replace(_change("attach a socket", (), (TAP,)), sockets=True),
+    replace(_detach("detach a socket", TAP), sockets=True),
+    Scenario(name="revive a socket", before=(TAP,), happens=_kill_server, after=(TAP,), sockets=True),
     Scenario(
         name="start in a mess",
         before=(LOOP,),

@@ -42,9 +42,9 @@ def nursery(host_parts: None) -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def crash_bench(nursery: Nursery, broker: Broker) -> Iterator[CrashBench]:
+def crash_bench(nursery: Nursery, broker: Broker, scenario: Scenario) -> Iterator[CrashBench]:
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
-    bench = CrashBench(folder, broker, nursery)
+    bench = CrashBench(folder, broker, nursery, sockets=scenario.sockets)
     try:
         yield bench
     finally:

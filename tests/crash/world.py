@@ -2,19 +2,22 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from agent.trust.private_key import PrivateKey
 from agent.trust.statement import TrustStatement, encode_chain
+from reconcilers.blktap.nbd.handshake import connect
 from reconcilers.image_lock import lock_image
 from reconcilers.loop import control
 from reconcilers.loop.control import LoopFlags
@@ -31,6 +34,7 @@ GUEST = "vm1"
 KEY = PrivateKey.new()
 """Signs statements, and is what the host trusts; documents are not signed."""
 
+SOCKETS = "[blktap]\nservers = ['storage-daemon']\ndevices = ['nbd-socket']\n"
 HOST_DEVICE = "/dev/host"
 CONTENT_BYTES = 1 << 16
 MARK_AT = 1 << 17
@@ -74,16 +78,20 @@ class Disk:
 
 
 class CrashBench(Bench):
-    """A bench with images whose content is known, and an agent that can be killed at a point."""
+    """A bench with images whose content is known, and an agent that can be killed at a point.
 
-    def __init__(self, folder: Path, broker: Broker, nursery: Nursery) -> None:
+    With `sockets`, all taps are.
+    """
+
+    def __init__(self, folder: Path, broker: Broker, nursery: Nursery, *, sockets: bool = False) -> None:
         keys = trusting(folder / "trust", KEY)
-        super().__init__(folder, broker, f'[trust]\nkeys = "{keys}"\n')
+        super().__init__(folder, broker, f'[trust]\nkeys = "{keys}"\n{SOCKETS if sockets else ""}')
+        self._sockets = sockets
         self._nursery = nursery
         self._statements = 0
         self._held: Agent | None = None
         self.lines: Path | None = None
-        self.holder: FileIO | None = None
+        self.holder: FileIO | socket.socket | None = None
         self.sha256 = ""
         self._generation = 0
         self._log_before = 0
@@ -199,15 +207,20 @@ class CrashBench(Bench):
         """Write something new to each writable disk, and have it durable."""
         for disk in disks:
             if disk.image in self._content and not disk.read_only:
-                data = os.urandom(4096)
-                with self.stable(GUEST, disk.target).open("r+b", buffering=0) as device:
-                    os.pwrite(device.fileno(), data, MARK_AT)
-                    os.fsync(device.fileno())
+                data = os.urandom(1) * 4096
+                if self._sockets:
+                    write = [f"write -P {data[0]} {MARK_AT} 4096", "flush"]
+                    subprocess.run(_client(self.stable(GUEST, disk.target), *write), check=True, capture_output=True)
+                else:
+                    with self.stable(GUEST, disk.target).open("r+b", buffering=0) as device:
+                        os.pwrite(device.fileno(), data, MARK_AT)
+                        os.fsync(device.fileno())
                 self._content[disk.image][MARK_AT] = data
 
     def hold_open(self, target: str) -> None:
         """Use a disk, until `let_go`."""
-        self.holder = self.stable(GUEST, target).open("rb", buffering=0)
+        path = self.stable(GUEST, target)
+        self.holder = _connection(path) if self._sockets else path.open("rb", buffering=0)
 
     def let_go(self) -> None:
         """Use no disk."""
@@ -235,7 +248,7 @@ class CrashBench(Bench):
 
     def _said_otherwise(self, disks: Sequence[Disk], phase: str) -> list[str]:
         status = self.statuses.get(GUEST, {})
-        told = {disk["target"]: (disk["phase"], disk["device_path"]) for disk in status.get("disks", [])}
+        told = {disk["target"]: (disk["phase"], _device_or_socket(disk)) for disk in status.get("disks", [])}
         links, resting = self._links(), "Up" if phase == "Withdrawn" else phase
         found = [
             f"status of {disk.target}: {told.get(disk.target)}, its link: {links.get(disk.target)}"
@@ -253,18 +266,25 @@ class CrashBench(Bench):
     def _wanted(self, disks: Sequence[Disk]) -> dict[str, object]:
         taps = [disk_id(disk.key) for disk in disks if disk.format]
         backing = {disk: self._backing(disk) for disk in disks}
+        on_loop = [disk for disk in disks if not disk.is_block and not self._is_socket(disk)]
         return {
-            "loop devices": Counter((backing[d], str(d.key), _wanted_state(d)) for d in disks if not d.is_block),
+            "loop devices": Counter((backing[d], str(d.key), _wanted_state(d)) for d in on_loop),
             "stable paths": {disk.target: backing[disk] for disk in disks},
             "servers": len(taps),
-            "mounts": len(taps),
+            "mounts": 0 if self._sockets else len(taps),
+            "sockets": sorted(taps) if self._sockets else [],
             "tap folders": sorted(taps),
-            "notes": sorted(disk_id(disk.key) for disk in disks if not disk.is_block),
+            "notes": sorted(disk_id(disk.key) for disk in on_loop),
             "claims": sorted(f"{disk_id(disk.key)}.json" for disk in disks if disk.is_block),
             "drafts": [],
         }
 
+    def _is_socket(self, disk: Disk) -> bool:
+        return self._sockets and bool(disk.format)
+
     def _backing(self, disk: Disk) -> str:
+        if self._is_socket(disk):
+            return str(self.runtime / "sockets" / disk_id(disk.key))
         if disk.is_block:
             return self.host_device
         return str(self.runtime / "taps" / disk_id(disk.key) / "export" if disk.format else self.images / disk.image)
@@ -277,6 +297,7 @@ class CrashBench(Bench):
             "stable paths": {name: files.get(device, device) for name, device in self._links().items()},
             "servers": len(self.servers()),
             "mounts": len(self.mounts()),
+            "sockets": sorted(path.name for path in self.runtime.glob("sockets/*")),
             "tap folders": sorted(path.name for path in self.runtime.glob("taps/*")),
             "notes": sorted(disk for disk, written in DeviceNotes(self.runtime / "loops").disks().items() if written),
             "claims": sorted(path.name for path in self.runtime.glob("claims/*")),
@@ -317,6 +338,8 @@ class CrashBench(Bench):
             if name != "host.img" and _is_locked(image) != bool(disk):
                 found.append(f"{name} is {'not ' if disk else ''}locked")
             path = self.stable(GUEST, disk.target) if disk else image
+            if self._sockets and self.holder:
+                continue  # a socket has one client at a time
             found += [f"{name} has other bytes at {at}" for at, data in content.items() if not _holds(path, at, data)]
         return found
 
@@ -348,7 +371,26 @@ def _is_locked(image: Path) -> bool:
         os.close(fd)
 
 
+def _device_or_socket(disk: Mapping[str, Any]) -> str | None:
+    export = ((disk["effective"] or {}).get("tap") or {}).get("export", "")
+    return disk["device_path"] or (export.partition("?socket=")[2] if disk["stable_path"] else None)
+
+
+def _client(socket: Path, *commands: str) -> list[str]:
+    options = f"driver=nbd,server.type=unix,server.path={socket},export=disk"
+    return ["qemu-io", "--image-opts", options, *(word for command in commands for word in ("-c", command))]
+
+
+def _connection(path: Path) -> socket.socket:
+    client, _ = connect(path, "disk", within=PATIENCE)
+    return client
+
+
 def _holds(path: Path, at: int, data: bytes) -> bool:
+    if path.is_socket():
+        read = ["-r", "-c", f"read -P {data[0]} {at} {len(data)}"]
+        words = subprocess.run([*_client(path), *read], capture_output=True, text=True, check=False)
+        return words.returncode == 0 and "failed" not in words.stdout
     if path.suffix != ".qcow2":
         with path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), len(data), at) == data
