@@ -137,6 +137,8 @@ def _memory_figures(kind: DeviceKind, images: Sequence[Path], against: str, scri
             companions = [memory(process.pid)[1] for process in systemd.processes]
             for image in images:
                 taps.down(image)
+            for process in systemd.processes:
+                taps.runner.run(process.wait())
     yield Figure(
         name=f"aio tap over {kind}, PSS of its server",
         unit="MB",
