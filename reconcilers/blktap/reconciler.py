@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -20,13 +20,12 @@ from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nbd.devices import NbdDevices, survives_its_server
 from reconcilers.blktap.nbd_socket.devices import NbdSockets
 from reconcilers.blktap.server import TapServer
-from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
 from reconcilers.blktap.stillness import flush
 from reconcilers.blktap.tap import TAPS, TapFolder, TapLayer, TapRecord
+from reconcilers.blktap.watches import TapWatches
 from reconcilers.errors import DiskError
 from reconcilers.holds import HoldRequests
 from reconcilers.loop.devices import DEFAULT_BLOCK_SIZE
-from reconcilers.process import ExitWatch
 from reconcilers.reason import Reason
 from reconcilers.source import Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
@@ -37,19 +36,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 ANSWER_SECONDS = 2.0
 """How long a server may take to answer that it is there; it takes a millisecond."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """On the processes of one tap, and on what one of them tells."""
-
-    exits: list[ExitWatch]
-    events: ServerEvents
-
-    def close(self) -> None:
-        for each in self.exits:
-            each.close()
-        self.events.close()
 
 
 class BlktapReconciler:
@@ -83,11 +69,8 @@ class BlktapReconciler:
         self._paths = paths
         self._requests = requests
         self._patience = patience
-        self._on_server_change = on_server_change
-        self._watches: dict[DiskKey, _Watch] = {}
-        self._listening: set[asyncio.Task[None]] = set()
-        self._ending: set[DiskKey] = set()
         self._crashes = Crashes(time.monotonic)
+        self._watches = TapWatches(self._crashes, on_server_change)
 
     def survey(self) -> list[DiskKey]:
         """Every disk that has a tap's folder with a record."""
@@ -151,7 +134,7 @@ class BlktapReconciler:
             except DiskError:
                 await asyncio.to_thread(tap.remove)
                 raise
-        self._watch(spec.key, await asyncio.to_thread(tap.process_ids))
+        self._watches.begin(spec.key, tap, await asyncio.to_thread(tap.process_ids))
         try:
             await asyncio.to_thread(self._bind, spec, tap)
         except DiskError:
@@ -164,13 +147,15 @@ class BlktapReconciler:
 
         The device stays whatever goes wrong, and its requests wait on.
         """
-        self._crashes.refuse_too_soon(spec.key)
         tap = TapFolder.of(self._taps, spec.key)
+        if not await asyncio.to_thread(tap.alive):
+            await self._watches.end_noted(spec.key)
+        self._crashes.refuse_too_soon(spec.key)
         await self._stop(tap, spec.key)  # with it go the image's locks
         async with claimed_source(spec, pin, None) as checked:
             await asyncio.to_thread(self._renew, tap, checked)
             await self._server(tap).spawn(tap, _descriptors(checked), within=self._patience)
-        self._watch(spec.key, await asyncio.to_thread(tap.process_ids))
+        self._watches.begin(spec.key, tap, await asyncio.to_thread(tap.process_ids))
         await asyncio.to_thread(self._bind, spec, tap)
 
     async def adopt(self, spec: DiskSpec) -> None:
@@ -189,7 +174,7 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         if key not in self._watches and tap.alive():
             with suppress(DiskError):  # it is being started, and then watched, or ending at this moment
-                self._watch(key, tap.process_ids())
+                self._watches.begin(key, tap, tap.process_ids())
 
     async def hangs(self, key: DiskKey) -> bool:
         """Whether the disk's server runs and does not answer."""
@@ -200,20 +185,16 @@ class BlktapReconciler:
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
-        await asyncio.to_thread(self._unbind, key)
+        if not await asyncio.to_thread(self._unbind, key):
+            await self._watches.end_noted(key)
         tap = TapFolder.of(self._taps, key)
         await self._stop(tap, key)
         await asyncio.to_thread(tap.remove)
 
     async def _stop(self, tap: TapFolder, key: DiskKey) -> None:
-        """End a server, or clear away what is left of one. That it ends is no news, nor is what it says then."""
-        if watch := self._watches.get(key):
-            watch.events.close()
-        self._ending.add(key)
-        try:
+        """End a server, or clear away what is left of one."""
+        with self._watches.ending(key):
             await self._server(tap).stop(tap, within=self._patience)
-        finally:
-            self._ending.discard(key)
 
     async def grow(self, key: DiskKey, size_bytes: int) -> None:
         """See `Reconciler`. Planned only where the device is a loop device."""
@@ -276,10 +257,7 @@ class BlktapReconciler:
 
     async def close(self) -> None:
         """Stop watching; the servers go on."""
-        for key in list(self._watches):
-            self._forget(key)
-        if self._listening:
-            await asyncio.wait(self._listening, timeout=ANSWER_SECONDS)
+        await self._watches.close()
 
     def _prepare(self, spec: DiskSpec, checked: CheckedSource) -> TapFolder:
         tap = TapFolder.of(self._taps, spec.key)
@@ -330,14 +308,17 @@ class BlktapReconciler:
     def _has_no_device(self, key: DiskKey, tap: TapFolder) -> bool:
         return self._device(tap).find(key) is None
 
-    def _unbind(self, key: DiskKey) -> None:
+    def _unbind(self, key: DiskKey) -> bool:
+        """Take the device away; whether its server lives."""
         tap, there = TapFolder.of(self._taps, key), self.observe(key)
-        if there is None or not there.server_alive:  # of a server that is ending the lock is the last to go
+        lives = there is not None and there.server_alive
+        if not lives:  # of a server that is ending the lock is the last to go
             # Its device gives nothing but EIO and goes by itself when the last user lets go; until then nobody new
             # shall find it, nor what the kernel makes under its number afterwards.
             self._paths.remove(key)
         self._device(tap).detach(key)
         self._paths.remove(key)
+        return lives
 
     def _server(self, tap: TapFolder) -> TapServer:
         record = tap.record()
@@ -346,33 +327,6 @@ class BlktapReconciler:
     def _device(self, tap: TapFolder) -> TapDevice:
         record = tap.record()
         return self._devices[record.device_kind if record else DeviceKind.FUSE_LOOP]
-
-    def _watch(self, key: DiskKey, pids: Iterable[int]) -> None:
-        """Be told when a server or its relay ends, and of what it says until then."""
-        tap = TapFolder.of(self._taps, key)
-
-        def ended() -> None:
-            self._forget(key)
-            if key not in self._ending:
-                self._crashes.note(key, tap.last_log_lines())
-            self._on_server_change(key)
-
-        async def said(event: str, words: str) -> None:
-            log.warning("a server tells of trouble", disk=str(key), qmp_event=event, words=words)
-            if event == IMAGE_CORRUPTED:
-                await asyncio.to_thread(tap.note_damage, words)
-            self._on_server_change(key)
-
-        self._forget(key)
-        talker = tap if tap.events.exists() else tap.relay
-        events = ServerEvents(talker.events, said)
-        self._listening.add(events.listening)
-        events.listening.add_done_callback(self._listening.discard)
-        self._watches[key] = _Watch([ExitWatch(pid, ended) for pid in pids], events)
-
-    def _forget(self, key: DiskKey) -> None:
-        if watch := self._watches.pop(key, None):
-            watch.close()
 
 
 def _descriptors(checked: CheckedSource) -> list[int]:
