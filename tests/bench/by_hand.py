@@ -40,8 +40,9 @@ losetup -f --show "$1.export"
 
 NBD = f"""
 {_SERVER}--nbd-server addr.type=unix,addr.path="$1.sock" --export type=nbd,name=disk,{_EXPORT}
-for number in $(seq 0 1023); do [ -e /sys/block/nbd$number/pid ] || break; done
-nbd-client -N disk -unix "$1.sock" /dev/nbd$number -b 512 >&2
+for number in $(seq 0 15); do  # one that was let go a moment ago may be busy still
+    [ ! -e /sys/block/nbd$number/pid ] && nbd-client -N disk -unix "$1.sock" /dev/nbd$number -b 512 >&2 && break
+done
 echo /dev/nbd$number | tee "$1.nbd"
 """
 """The same as a device of the kernel's nbd."""
@@ -175,7 +176,9 @@ def by_shell(script: str, image: Path) -> Device:
     def device() -> Iterator[Path]:
         command = ["sh", "-ec", script, "sh", str(image)]
         try:
-            made = subprocess.run(command, check=True, capture_output=True, text=True, env=_surroundings())
+            made = subprocess.run(command, check=False, capture_output=True, text=True, env=_surroundings())
+            if made.returncode != 0:
+                raise RuntimeError(f"{script} ended with {made.returncode}: {made.stderr.strip()[-500:]}")
             yield Path(made.stdout.strip())
         finally:
             take_down(image.parent)
