@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.system import emulator
 from tests.system.machine import CHECKOUT, Machine, booted
 
 NEWER = "9.0.0"
@@ -113,3 +114,24 @@ def machine(installed_root: Path, base_root: Path) -> Iterator[Machine]:
     """A booted system on which the package was installed before."""
     with booted([installed_root, base_root]) as one:
         yield one
+
+
+@pytest.fixture
+def pass_in_an_emulated_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Runs tests in a machine of its own, shows its console at once, and fails unless all were run and passed."""
+
+    def check(layers: list[Path], tests: str, kind: emulator.Kind = emulator.PC) -> None:
+        if lacking := emulator.missing():
+            pytest.skip(f"this machine has no {lacking}")
+        said: list[str] = []
+
+        def tell(line: str) -> None:
+            said.append(line)
+            with capsys.disabled():
+                print(f"\n  | {line}", end="", flush=True)  # noqa: T201 - it takes minutes
+
+        command = f"/usr/bin/python3 -m pytest -v --durations=8 --color=no -p no:cacheprovider {tests}"
+        assert emulator.run(layers, tmp_path, command, tell, kind=kind) == 0, "\n".join(said)
+        assert not [line for line in said if line.startswith("SKIPPED")]
+
+    return check

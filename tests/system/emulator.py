@@ -4,6 +4,7 @@ Its disk is made anew from the layers that nspawn boots too, with the checkout a
 it. Once it has booted, a unit runs a command there; out come the lines on the serial console.
 """
 
+import gzip
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.system.machine import CHECKOUT
@@ -25,6 +27,7 @@ _LEFT_OUT = shutil.ignore_patterns(
     "atheris*", "mypy*", "ruff*", "pip*", "setuptools*", "hatchling*", "__editable__*", "*.pth", ".cache"
 )
 _PARTS = ("agent", "reconcilers", "tests", "deploy", "systemd")
+_QUIETLY = "panic=-1 quiet mitigations=off systemd.show_status=no"
 
 # The default target is the graphical one, so the command begins when all is up that starts by itself.
 _UNIT = """\
@@ -38,41 +41,91 @@ WorkingDirectory=/opt/checkout
 Environment=HOME=/root CI=1 PYTHONPATH=/opt/checkout:/opt/packages
 StandardOutput=tty
 StandardError=tty
-TTYPath=/dev/ttyS0
+TTYPath=/dev/{console}
 ExecStart={command}
-ExecStopPost=/bin/sh -c 'echo "VM-END rc=$EXIT_STATUS" >/dev/ttyS0; systemctl poweroff --force --force'
+ExecStopPost=/bin/sh -c 'echo "VM-END rc=$EXIT_STATUS" >/dev/{console}; systemctl poweroff --force --force'
 """
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of machine: what Linux calls its serial line there, and what starts it.
+
+    `hardware` is given the folder with the kernel, the disk and a folder for the machine's own files, and answers with
+    qemu's arguments.
+    """
+
+    console: str
+    hardware: Callable[[Path, Path, Path], list[str | Path]]
+
+
+def _pc(boot: Path, disk: Path, work: Path) -> list[str | Path]:
+    (kernel,), (initrd,) = boot.glob("vmlinuz-*"), boot.glob("initrd.img-*")
+    # Linux patches its own code at boot: with two processors QEMU 7.2 sometimes loses that race, and what of the
+    # newest processors it can't emulate in full is left out.
+    return [
+        *("-cpu", "max,-cx16,-la57", "-smp", "1", "-m", "2048", "-kernel", kernel, "-initrd", initrd),
+        *("-append", f"root=/dev/vda rw console=ttyS0 nokaslr random.trust_cpu=on {_QUIETLY}"),
+        *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
+        *("-object", "rng-random,filename=/dev/urandom,id=r0", "-device", "virtio-rng-pci,rng=r0"),
+    ]
+
+
+def _dom0(boot: Path, disk: Path, work: Path) -> list[str | Path]:
+    """Xen is the kernel here; Linux and its initrd are modules of its."""
+    (packed,), (kernel,) = boot.glob("xen-*-amd64.gz"), boot.glob("vmlinuz-*")
+    initrd = boot / kernel.name.replace("vmlinuz", "initrd.img")
+    xen = work / "xen"  # qemu starts none that is packed
+    xen.write_bytes(gzip.decompress(packed.read_bytes()))
+    return [
+        *("-cpu", "qemu64", "-smp", "1", "-m", "3072", "-kernel", xen),
+        *("-append", "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning dom0_mem=2G,max:2G"),
+        *("-initrd", f"{kernel} root=/dev/sda rw console=hvc0 {_QUIETLY},{initrd}"),
+        *("-drive", f"file={disk},format=raw,if=ide,cache=unsafe"),
+    ]
+
+
+PC = Kind("ttyS0", _pc)
+DOM0 = Kind("hvc0", _dom0)
+
+
 def run(
-    layers: Sequence[Path], work: Path, command: str, tell: Callable[[str], None], *, packages: Sequence[str] = ()
+    layers: Sequence[Path],
+    work: Path,
+    command: str,
+    tell: Callable[[str], None],
+    *,
+    packages: Sequence[str] = (),
+    kind: Kind = PC,
 ) -> int:
     """Boot, run a command in the checkout and switch off.
 
     Args:
-        layers: Root file systems, the uppermost first; the last one has the kernel.
+        layers: Root file systems, the uppermost first; the first one that has a kernel gives it.
         work: A folder for the machine's own files.
         command: As a unit's ExecStart has it.
         tell: Gets each line that the machine prints, at once, and what is done before it does.
         packages: Debian packages that it takes besides.
+        kind: The kind of machine.
 
     Returns:
         The command's exit status, or -1 if it never said so.
     """
     tell("making the machine's disk")
-    disk = _make_disk(layers, work, command, packages)
+    disk = _make_disk(layers, work, _UNIT.format(command=command, console=kind.console), packages)
+    boot = next(layer / "boot" for layer in layers if any(layer.glob("boot/vmlinuz-*")))
     tell("booting it; the first line comes after half a minute or two")
     ended = [
         int(found[1])
-        for line in _boot(layers[-1] / "boot", disk, work / "console", tell)
+        for line in _boot(kind.hardware(boot, disk, work), work / "console", tell)
         if (found := re.search(r"VM-END rc=(\d+)", line))
     ]
     return ended[-1] if ended else -1
 
 
-def _make_disk(layers: Sequence[Path], work: Path, command: str, packages: Sequence[str]) -> Path:
+def _make_disk(layers: Sequence[Path], work: Path, unit: str, packages: Sequence[str]) -> Path:
     disk = work / "disk"
-    with _laid_over(layers, work) as root:
+    with laid_over(layers, work) as root:
         if packages:
             _install(root, packages)
         (root / "etc/tmpfiles.d/loop-nodes.conf").unlink()  # here /dev is the kernel's own
@@ -83,7 +136,7 @@ def _make_disk(layers: Sequence[Path], work: Path, command: str, packages: Seque
         subprocess.run([sys.executable, "-m", "compileall", "-q", root / "opt/checkout"], check=True)
         (root / "etc/tapster-test-machine").touch()
         units = root / "etc/systemd/system"
-        (units / "tests.service").write_text(_UNIT.format(command=command))
+        (units / "tests.service").write_text(unit)
         (units / "graphical.target.wants").mkdir(exist_ok=True)
         (units / "graphical.target.wants/tests.service").symlink_to("../tests.service")
         with disk.open("wb") as file:
@@ -101,7 +154,7 @@ def _install(root: Path, packages: Sequence[str]) -> None:
 
 
 @contextmanager
-def _laid_over(layers: Sequence[Path], work: Path) -> Iterator[Path]:
+def laid_over(layers: Sequence[Path], work: Path) -> Iterator[Path]:
     """A writable layer over the others, as one folder."""
     root, upper, scratch = work / "root", work / "upper", work / "scratch"
     for part in (root, upper, scratch):
@@ -114,34 +167,13 @@ def _laid_over(layers: Sequence[Path], work: Path) -> Iterator[Path]:
         subprocess.run(["umount", root], check=True)
 
 
-def _boot(boot: Path, disk: Path, console: Path, tell: Callable[[str], None]) -> Iterator[str]:
+def _boot(hardware: Sequence[str | Path], console: Path, tell: Callable[[str], None]) -> Iterator[str]:
     """Each line on the console until the machine is off."""
-    (kernel,), (initrd,) = boot.glob("vmlinuz-*"), boot.glob("initrd.img-*")
-    options = (
-        "root=/dev/vda rw console=ttyS0 panic=-1 quiet mitigations=off nokaslr random.trust_cpu=on "
-        "systemd.show_status=no"
-    )
     console.touch()
-    # Linux patches its own code at boot: with two processors QEMU 7.2 sometimes loses that race, and what of the
-    # newest processors it can't emulate in full is left out.
     machine = subprocess.Popen(
         [
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-la57", "-smp", "1", "-m", "2048"),
-            *(
-                "-nodefaults",
-                "-no-reboot",
-                "-display",
-                "none",
-                "-kernel",
-                kernel,
-                "-initrd",
-                initrd,
-                "-append",
-                options,
-            ),
-            *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
-            *("-object", "rng-random,filename=/dev/urandom,id=r0", "-device", "virtio-rng-pci,rng=r0"),
-            *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-nodefaults", "-no-reboot", "-display", "none"),
+            *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console", *hardware),
         ],
         stdin=subprocess.DEVNULL,
     )
