@@ -1,21 +1,21 @@
 """Requests to make a disk larger: `<runtime>/grows/<disk id>`, each with the size that it is to have.
 
-They come from the host itself (`tapster grow`) and never over the bus: who has images changed must be root here. Each
-is answered beside it, in `<disk id>.answer`, and forgotten; one that an agent was killed over is found by the next.
+They come from `tapster grow`. Each is answered beside it, in `<disk id>.answer`, and forgotten; one that an agent was
+killed over is found by the next.
 """
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from reconcilers.actual import SECTOR, Attached, SourceKind
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
 from reconcilers.fallocate import fallocate
 from reconcilers.reason import Reason
+from reconcilers.requests import Requests, write_whole
 from reconcilers.source import Pin, opened
 from reconcilers.spec import DiskKey, DiskSpec, Format
-from reconcilers.tag import disk_id
 
 _GROWABLE = frozenset({Format.RAW, Format.AIO, Format.QCOW2, Format.QED})
 """What QEMU resizes (7.2.22 and 10.0.13): of the other formats its drivers say that they can't."""
@@ -37,28 +37,20 @@ class GrowAnswer(BaseModel):
     error: str | None
 
 
-class GrowRequests:
+class GrowRequests(Requests[GrowRequest]):
     """The requests on this host."""
 
     def __init__(self, runtime: Path) -> None:
-        self.folder = runtime / "grows"
-
-    def path(self, key: DiskKey) -> Path:
-        """Where a disk's request is."""
-        return self.folder / disk_id(key)
+        super().__init__(runtime / "grows", GrowRequest)
 
     def asked(self, key: DiskKey) -> int | None:
         """How many bytes a disk is to have; None if nobody asks."""
-        try:
-            return GrowRequest.model_validate_json(self.path(key).read_bytes()).size_bytes
-        except (FileNotFoundError, ValidationError):
-            return None
+        request = self.read(key)
+        return request.size_bytes if request else None
 
     def answer(self, key: DiskKey, error: str | None) -> None:
         """The request was met, or can't be."""
-        draft = self.folder / f".{disk_id(key)}.answer"
-        draft.write_text(GrowAnswer(error=error).model_dump_json(), encoding="utf-8")
-        draft.rename(self.answer_path(key))
+        write_whole(self.answer_path(key), GrowAnswer(error=error))
         self.forget(key)
 
     def answered(self, key: DiskKey) -> GrowAnswer | None:
@@ -67,10 +59,6 @@ class GrowRequests:
             return GrowAnswer.model_validate_json(self.answer_path(key).read_bytes())
         except FileNotFoundError:
             return None
-
-    def forget(self, key: DiskKey) -> None:
-        """Nobody asks any more."""
-        self.path(key).unlink(missing_ok=True)
 
     def answer_path(self, key: DiskKey) -> Path:
         """Where a disk's answer is."""

@@ -28,7 +28,7 @@ from reconcilers.errors import DiskError
 from reconcilers.file_events import FileEvents, Writer
 from reconcilers.growth import GrowRequests, extend, is_raw, refuse_to_grow
 from reconcilers.holders import DeviceHolders
-from reconcilers.holds import HoldRequests, RequestEvents
+from reconcilers.holds import HoldRequests
 from reconcilers.kernel_events import KernelEvents
 from reconcilers.kernel_log import KernelLog
 from reconcilers.look import Look, Orphan
@@ -55,6 +55,7 @@ from reconcilers.plan import (
 )
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
+from reconcilers.requests import RequestEvents
 from reconcilers.sole_agent import lock_folder
 from reconcilers.source import Pin, file_now, found, judged, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
@@ -207,7 +208,7 @@ class Host:
             for key in [key for key, one in seen if one.hold and self._requests.until(key) is None]:
                 log.warning("nobody has let the disk go on in time, so the agent does", disk=str(key))
                 self._on_change(key, Trigger.COMMAND)
-            devices = {key: one.device_path for key, one in seen if one.device_path and not one.hold}
+            devices = {key: one.node for key, one in seen if one.node and not one.hold}
             for key in await asyncio.to_thread(stalls.look, devices):
                 self._suspects.add(key)
                 self._on_change(key, Trigger.SERVER)

@@ -48,9 +48,7 @@ def grow(guest: str, target: str, size_bytes: int, settings: Settings) -> int:
 def ask(requests: GrowRequests, key: DiskKey, size_bytes: int) -> None:
     """Leave a request, and forget how an earlier one was answered."""
     requests.answer_path(key).unlink(missing_ok=True)
-    draft = requests.folder / f".{requests.path(key).name}"
-    draft.write_text(GrowRequest(size_bytes=size_bytes).model_dump_json(), encoding="utf-8")
-    draft.rename(requests.path(key))
+    requests.leave(key, GrowRequest(size_bytes=size_bytes))
 
 
 def _outcome(key: DiskKey, size_bytes: int, requests: GrowRequests, settings: Settings) -> str | None:

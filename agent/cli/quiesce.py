@@ -82,9 +82,7 @@ def ask(requests: HoldRequests, keys: Sequence[DiskKey], seconds: float) -> str:
     until = (datetime.now().astimezone() + timedelta(seconds=seconds)).strftime("%H:%M:%S %Z")
     request = HoldRequest(ends=time.clock_gettime(time.CLOCK_BOOTTIME) + seconds, until=until)
     for key in keys:
-        draft = requests.folder / f".{requests.path(key).name}"
-        draft.write_text(request.model_dump_json(), encoding="utf-8")
-        draft.rename(requests.path(key))
+        requests.leave(key, request)
     return until
 
 
