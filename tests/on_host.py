@@ -44,5 +44,16 @@ def storage_daemons() -> Iterator[tuple[int, str]]:
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
                 if words.startswith("qemu-storage-daemon"):
-                    files = (str(link.readlink()) for link in (entry / "fd").iterdir())
-                    yield int(entry.name), " ".join([words, *files])
+                    yield int(entry.name), " ".join([words, *open_files(int(entry.name))])
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process has open, as /proc names it: paths, `socket:[inode]`, `anon_inode:[kind]`.
+
+    A descriptor that is closed while we look, such as that of a QMP client that goes, is left out.
+    """
+    files = list[str]()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            files.append(str(descriptor.readlink()))
+    return files

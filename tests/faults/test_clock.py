@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker import Broker
+from tests.on_host import open_files
 from tests.workbench import Bench, loop_disk, tap_disk
 from tests.workbench import bench as running_bench
 
@@ -64,7 +65,7 @@ def test_a_jump_of_the_clock_moves_dates_and_nothing_else(bench: Bench, clock: P
     bench.until_phase("late", "vda", "Refused")
     servers = bench.servers()
     with bench.stable("hit", "vda").open("rb", buffering=0):
-        hit = next(server for server in servers if "c.img" in opened_by(server))
+        hit = next(server for server in servers if any("c.img" in file for file in open_files(server)))
         os.kill(hit, signal.SIGKILL)
         bench.until_phase("hit", "vda", "Lost")
         jump(clock, by)
@@ -84,8 +85,3 @@ def test_a_jump_of_the_clock_moves_dates_and_nothing_else(bench: Bench, clock: P
         bench.until_guest(guest, "Up")
     assert [disk["diskseq"] for disk in bench.statuses["still"]["disks"]] == [d["diskseq"] for d in still["disks"]]
     assert [line for line in bench.log_lines() if "exception" in line] == []
-
-
-def opened_by(pid: int) -> str:
-    """The files that a process has open, by name."""
-    return " ".join(str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.on_host import open_files
 from tests.workbench import Bench
 
 LISTEN = "0A"
@@ -43,11 +44,7 @@ def listening(host: Bench) -> list[Listener]:
 
 
 def _sockets(process: int) -> Iterator[str]:
-    for descriptor in Path(f"/proc/{process}/fd").iterdir():
-        try:
-            target = str(descriptor.readlink())
-        except OSError:
-            continue
+    for target in open_files(process):
         if found := re.fullmatch(r"socket:\[(\d+)\]", target):
             yield found[1]
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.broker import Broker
+from tests.on_host import open_files
 from tests.running.test_quiesce import tapster
 from tests.running.tuning import ask
 from tests.workbench import Bench, tap_disk
@@ -76,7 +77,7 @@ def has_client(bench: Bench) -> bool:
     """Whether somebody is connected, as the server sees it: one descriptor more of its socket than it listens at."""
     (server,) = bench.servers()
     at_socket = [line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if "/sockets/" in line]
-    links = {str(entry.readlink()) for entry in Path(f"/proc/{server}/fd").iterdir()}
+    links = open_files(server)
     return len([inode for inode in at_socket if f"socket:[{inode}]" in links]) > 1
 
 

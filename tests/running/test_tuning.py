@@ -14,6 +14,7 @@ import pytest
 
 from reconcilers.blktap.grant import has_io_uring
 from reconcilers.blktap.storage_daemon import flushes_every_write, version
+from tests.on_host import open_files
 from tests.running.test_quiesce import holds, writing
 from tests.running.tuning import (
     allocated,
@@ -192,8 +193,7 @@ def test_a_tap_reads_and_writes_the_way_it_is_told(bench: Bench, settings: str, 
     assert f'"aio": "{granted}"' in command_line(bench)
     write(bench.stable("vm1", "vda"), b"x" * 4096)
     (pid,) = bench.servers()
-    descriptors = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-    assert ("anon_inode:[io_uring]" in descriptors) is (granted == "io_uring")
+    assert ("anon_inode:[io_uring]" in open_files(pid)) is (granted == "io_uring")
     assert ("/[aio]" in Path(f"/proc/{pid}/maps").read_text()) is (granted == "native")
 
 
