@@ -30,7 +30,7 @@ from reconcilers.tag import instance_id
 from tests.broker import Broker, running_broker
 from tests.on_host import FOLDER_PREFIX, mounts_seen_by, storage_daemons
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a test gives up waiting. A bound, not a measure: everything takes milliseconds."""
 
 FLEET = "test"

@@ -20,7 +20,7 @@ from tests.fire.model import Holder, Model, Wanted
 from tests.fire.seen import Device
 from tests.workbench import bench, domain
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 SETTINGS = "[controller]\nretry_min = 0.05\nretry_max = 0.3\nresync = 5\n[images]\nhard_links = true"
 
 GUESTS = ("vm1", "vm2", "vm3")
