@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agent.cli import completion, fleet_commands, rollout_commands, trust_commands
+from agent.cli import bash_words, completion, fleet_commands, rollout_commands, trust_commands
 from agent.cli.options import Config, Files, Host, Output, settings_from
 from agent.cli.spared import spared
 
@@ -17,6 +17,12 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+GuestHere = Annotated[str, typer.Argument(help="The guest.", autocompletion=completion.guests_here)]
+TargetsHere = Annotated[
+    list[str] | None,
+    typer.Argument(help="Its disks; all by default.", show_default=False, autocompletion=completion.targets_here),
+]
 
 
 @app.command()
@@ -126,8 +132,8 @@ def support_bundle(
 
 @app.command()
 def quiesce(
-    guest: Annotated[str, typer.Argument(help="The guest.")],
-    targets: Annotated[list[str] | None, typer.Argument(help="Its disks; all by default.", show_default=False)] = None,
+    guest: GuestHere,
+    targets: TargetsHere = None,
     *,
     seconds: Annotated[float, typer.Option("--for", min=1, max=600, help="Seconds until they go on anyway.")] = 60.0,
     config: Config = None,
@@ -140,8 +146,8 @@ def quiesce(
 
 @app.command()
 def resume(
-    guest: Annotated[str, typer.Argument(help="The guest.")],
-    targets: Annotated[list[str] | None, typer.Argument(help="Its disks; all by default.", show_default=False)] = None,
+    guest: GuestHere,
+    targets: TargetsHere = None,
     *,
     config: Config = None,
 ) -> None:
@@ -153,8 +159,8 @@ def resume(
 
 @app.command()
 def grow(
-    guest: Annotated[str, typer.Argument(help="The guest.")],
-    target: Annotated[str, typer.Argument(help="Its disk.")],
+    guest: GuestHere,
+    target: Annotated[str, typer.Argument(help="Its disk.", autocompletion=completion.targets_here)],
     size: Annotated[str, typer.Argument(help="What it is to have: bytes, or a number with K, M, G or T behind it.")],
     *,
     config: Config = None,
@@ -178,4 +184,5 @@ def main() -> None:
     """Entry point of the console script."""
     # Who has no plugins for pydantic need not have it look for them in the metadata of every library there is.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    app()
+    with bash_words.mended(os.environ):
+        app()

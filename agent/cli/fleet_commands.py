@@ -173,7 +173,9 @@ def status(
 
 @app.command()
 def get(
-    kind: Annotated[str, typer.Argument(metavar="guests|disks|hosts", help="What to show.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="guests|disks|hosts", help="What to show.", autocompletion=completion.kinds)
+    ],
     names: Annotated[
         list[str] | None,
         typer.Argument(help="Only these; for disks, of these guests.", autocompletion=completion.named),
@@ -224,10 +226,19 @@ def events(
         typer.Option(help="Only about this guest.", show_default=False, autocompletion=completion.guests),
     ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option("--type", help="Only of this type, e.g. 'disk.*'.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help="Only of this type, e.g. 'disk.*'.",
+            show_default=False,
+            autocompletion=completion.event_types,
+        ),
     ] = None,
     phase: Annotated[
-        list[str] | None, typer.Option(help="Only changes into this phase, e.g. Failed.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Only changes into this phase, e.g. Failed.", show_default=False, autocompletion=completion.phases
+        ),
     ] = None,
     most: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
     config: Config = None,

@@ -28,7 +28,13 @@ Hosts = Annotated[
 ]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--selector", "-l", help="Hosts with these labels: site=ams,rack!=12.", show_default=False),
+    typer.Option(
+        "--selector",
+        "-l",
+        help="Hosts with these labels: site=ams,rack!=12.",
+        show_default=False,
+        autocompletion=completion.labels,
+    ),
 ]
 Every = Annotated[bool, typer.Option("--all", help="Every host that is in the fleet now.")]
 Group = Annotated[

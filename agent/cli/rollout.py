@@ -18,7 +18,7 @@ from agent.fleet.words import names, printable
 from agent.rollout.begin import EVERYWHERE, NO_BLIND_SEAL, Terms, begin
 from agent.rollout.claim import claim, read_ledger, rivals
 from agent.rollout.drive import Drive
-from agent.rollout.record import Phase, Record, new_id
+from agent.rollout.record import ENDED, Phase, Record, new_id
 from agent.rollout.seat import Seat, seat, whoami
 from agent.rollout.waves import Share
 from agent.settings import Settings
@@ -29,9 +29,6 @@ FAILURES_TOLD = 20
 
 AGAIN_SECONDS = 2.0
 """Pause before a lost broker is tried again."""
-
-WELL = frozenset({Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED})
-
 
 Act = Callable[[Drive, Record], Awaitable[bool]]
 """What is done from the driver's seat; says whether it came to the end that was asked for."""
@@ -77,7 +74,7 @@ def resume(rollout: str, *, max_failed: Share | None, take_over: bool, settings:
         record = await found(place, rollout)
         _check_free(record, take_over=take_over)
         _check_unsigned(record)
-        if record.state and record.state.phase in {Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED}:
+        if record.state and record.state.phase in ENDED:
             raise UnknownError(f"rollout {rollout} is {record.state.phase}, so there is nothing to go on with")
         others = rivals(record, (await read_ledger(place.op)).records().values())
         if others:
@@ -112,7 +109,7 @@ def abort(rollout: str, *, rollback: bool, settings: Settings, output: str) -> i
 
     async def taken_up(place: Seat) -> Record:
         record = await found(place, rollout)
-        if record.state and record.state.phase in WELL:
+        if record.state and record.state.phase in ENDED:
             raise UnknownError(f"rollout {rollout} is {record.state.phase} already; `tapster rollout undo {rollout}`")
         return record
 

@@ -1,6 +1,7 @@
 """`tapster rollout` and its commands: their options. The work is in the modules `rollout` and `rollout_look`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,15 @@ from agent.cli.options import (
     settings_from,
 )
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The rollout, as `tapster rollout history` has it.")]
+
+def _rollout(offered: Callable[[typer.Context, str], list[tuple[str, str]]]) -> Any:
+    help_text = "The rollout, as `tapster rollout history` has it."
+    return typer.Argument(metavar="ID", help=help_text, autocompletion=offered)
+
+
+Id = Annotated[str, _rollout(completion.rollouts)]
+OpenId = Annotated[str, _rollout(completion.open_rollouts)]
+RestingId = Annotated[str, _rollout(completion.resting_rollouts)]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="Although somebody drives it, who is told and stops.")]
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, None: 1}
@@ -90,7 +99,7 @@ def start(
 
 @app.command()
 def resume(
-    rollout: Id,
+    rollout: OpenId,
     *,
     max_failed: Annotated[str | None, typer.Option(help="From now on.", show_default=False)] = None,
     take_over: TakeOver = False,
@@ -108,7 +117,7 @@ def resume(
 
 @app.command()
 def abort(
-    rollout: Id,
+    rollout: OpenId,
     *,
     rollback: Annotated[bool, typer.Option("--rollback", help="Restore what was there before.")] = False,
     config: Config = None,
@@ -145,7 +154,7 @@ def history(config: Config = None, output: Output = "table") -> None:
 
 
 @app.command()
-def forget(rollout: Id, config: Config = None) -> None:
+def forget(rollout: RestingId, config: Config = None) -> None:
     """Take a rollout that has ended off the bus; it can't be undone then. Hosts are not touched."""
     from agent.cli import rollout_look as command
 

@@ -8,11 +8,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_KEY = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
-_TEXT = r"[A-Za-z0-9._/-]{0,63}"
-_EQUALS = re.compile(rf"({_KEY})\s*(==|=|!=)\s*({_TEXT})")
-_SET = re.compile(rf"({_KEY})\s+(in|notin)\s+\(\s*({_TEXT}(?:\s*,\s*{_TEXT})*)\s*\)")
-_EXISTS = re.compile(rf"(!?)\s*({_KEY})")
+KEY = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
+"""Pattern of a label's name."""
+
+TEXT = r"[A-Za-z0-9._/-]{0,63}"
+"""Pattern of a label's text."""
+
+_EQUALS = re.compile(rf"({KEY})\s*(==|=|!=)\s*({TEXT})")
+_SET = re.compile(rf"({KEY})\s+(in|notin)\s+\(\s*({TEXT}(?:\s*,\s*{TEXT})*)\s*\)")
+_EXISTS = re.compile(rf"(!?)\s*({KEY})")
 _COMMAS = re.compile(r",(?![^(]*\))")
 
 FORMS = "site=ams, rack!=12, 'tier in (gold, silver)', 'tier notin (test)', spare, '!spare'"

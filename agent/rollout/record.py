@@ -40,6 +40,9 @@ class Phase(StrEnum):
 UNDER_WAY = frozenset({Phase.CLAIMING, Phase.ROLLING, Phase.ROLLING_BACK})
 """Phases in which nobody else may roll out the same guest to the same hosts."""
 
+ENDED = frozenset({Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED})
+"""Phases in which there is nothing to go on with."""
+
 
 class RolloutPlan(Status):
     """What is rolled out, and how: retained on `rollouts/<id>/plan`.

@@ -1,9 +1,14 @@
 """What a shell is offered: the bus's names, and nothing at all where there is no bus. As a shell asks, in a process."""
 
+import json
 import os
+import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,13 +23,13 @@ DB1, DB2 = Topics("lab", "db1"), Topics("lab", "db2")
 
 def config(folder: Path, port: int) -> Path:
     path = folder / "tapster.toml"
-    path.write_text(f'host = "here"\nfleet = "lab"\nbroker.port = {port}\n')
+    path.write_text(f'host = "here"\nfleet = "lab"\nbroker.port = {port}\npaths.runtime = "{folder}/run"\n')
     return path
 
 
 def offered(line: str, settings_file: Path) -> tuple[list[str], str]:
-    """What bash is offered at the end of a line, and what is said besides."""
-    words = ["tapster", *line.split(" ")]
+    """What bash is offered at the end of a line, and what is said besides; the words are cut as bash does it."""
+    words = ["tapster", *re.findall("=+|[^ =]+|(?<= )$", line)]
     environment = {
         "_TAPSTER_COMPLETE": "complete_bash",
         "COMP_WORDS": "\n".join(words),
@@ -40,13 +45,19 @@ def offered(line: str, settings_file: Path) -> tuple[list[str], str]:
 
 @pytest.fixture
 def file(settings: Settings, put: Put, tmp_path: Path) -> Path:
-    put(DB1.agent, birth(groups=("web",)))
-    put(DB2.agent, birth("lost"))
+    put(DB1.agent, birth(groups=("web",), labels={"site": "ams", "rack": "12", "spare": ""}))
+    put(DB2.agent, birth("lost", labels={"site": "fra", "rack": "17", "$(reboot)": "x", "size": "$(reboot)"}))
     put(DB1.desired("vm1"), b"<domain/>")
     put(DB2.desired("vm2"), b"<domain/>")
     put(DB1.group_desired("batch", "vm3"), b"<domain/>")
     put(f"{DB1.prefix}/hosts/db1/desired/guests/$(reboot)", b"<domain/>")
     put(f"{DB1.prefix}/hosts/odd/agent", b'["no birth"]')
+    put(f"{DB1.prefix}/hosts/odder/agent", b'{"labels": {"site": ["ams"]}}')
+    for rollout, phase in {"abc": "rolling", "abd": "stopped", "abe": "done", "abf": "$(reboot)"}.items():
+        put(DB1.rollout(rollout, "state"), json.dumps({"phase": phase}).encode())
+    (tmp_path / "run/disks/vm1").mkdir(parents=True)
+    (tmp_path / "run/disks/vm1/vda").symlink_to("/dev/null")
+    (tmp_path / "run/disks/vm1/.vdb.new").symlink_to("/dev/null")
     return config(tmp_path, settings.broker.port)
 
 
@@ -54,11 +65,38 @@ def file(settings: Settings, put: Put, tmp_path: Path) -> Path:
     ("line", "names"),
     [
         ("push --host d", ["db1", "db2"]),
+        ("push --host=d", ["db1", "db2"]),
         ("push --group ", ["batch", "web"]),
         ("absent ", ["vm1", "vm2", "vm3"]),
         ("status --host db1 vm", ["vm1", "vm3"]),
         ("describe host db2", ["db2"]),
         ("get disks vm2", ["vm2"]),
+        ("get ", ["disks", "guests", "hosts"]),
+        ("get hosts -l ", ["rack=", "site=", "spare="]),
+        ("get hosts -l si", ["site=ams", "site=fra"]),
+        ("get hosts -l site=", ["ams", "fra"]),
+        ("get hosts -l site=a", ["ams"]),
+        ("get hosts --selector=site=a", ["ams"]),
+        ("get hosts -l site==f", ["fra"]),
+        ("get hosts -l rack!=1", ["12", "17"]),
+        ("get hosts -l site=fra,", ["fra,rack=17"]),
+        ("get hosts -l rack,s", ["rack,site=", "rack,spare="]),
+        ("get hosts -l site=ams,rack=1", ["12"]),
+        ("get hosts -l !s", ["!site", "!spare"]),
+        ("get hosts -l site=nowhere,", []),
+        ("get hosts -l site=,=", []),
+        ("rollout status ", ["abc", "abd", "abe"]),
+        ("rollout undo abe", ["abe"]),
+        ("rollout resume ", ["abc", "abd"]),
+        ("rollout abort ", ["abc", "abd"]),
+        ("rollout forget ", ["abd", "abe"]),
+        ("rollout web.xml -l rack=", ["12", "17"]),
+        ("rollout --absent vm", ["vm1", "vm2", "vm3"]),
+        ("events --type disk.", ["disk.phase", "disk.outage"]),
+        ("events --phase F", ["Failed"]),
+        ("quiesce ", ["vm1"]),
+        ("quiesce vm1 ", ["vda"]),
+        ("grow vm2 ", []),
     ],
 )
 def test_names_are_offered_as_the_bus_has_them(file: Path, line: str, names: list[str]) -> None:
@@ -74,3 +112,48 @@ def test_a_broker_that_does_not_answer_keeps_nobody_waiting(own_broker: Broker, 
     file.write_text(f"{file.read_text()}broker.connect_timeout = 300\n")
     own_broker.signal(signal.SIGSTOP)
     assert offered("push --host ", file) == ([], "")
+
+
+def typed_into_bash(keys: str, folder: Path, settings_file: Path) -> list[str]:
+    """What a command is called with that is typed in an interactive bash; a tab completes, as it does at a terminal."""
+    program = folder / "tapster"
+    code = "import sys; sys.argv[0] = 'tapster'; from agent.cli.app import main; main()"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TAPSTER_CONFIG": str(settings_file)}
+    told = folder / "told"
+    setup = f"""
+        eval "$(_TAPSTER_COMPLETE=source_bash tapster)"
+        tapster() {{ printf '%s\\n' "$@" >{shlex.quote(str(told))}; exit; }}
+    """
+    (folder / "bashrc").write_text(setup)
+    command = ["bash", "--noprofile", "--rcfile", str(folder / "bashrc"), "-i"]
+    mine, its = pty.openpty()
+    with subprocess.Popen(command, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True) as bash:
+        os.close(its)
+        os.write(mine, f"{keys}\n".encode())
+        with suppress(OSError):  # the terminal's end, once bash has left
+            while os.read(mine, 4096):
+                pass
+        bash.wait(60)
+    os.close(mine)
+    return told.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("tapster push a.xml -l sit\ta\t", ["push", "a.xml", "-l", "site=ams"]),
+        ("tapster push a.xml --host=db1\t", ["push", "a.xml", "--host=db1"]),
+        (
+            "tapster push --selector=site=fra,ra\t --abs\tvm3\t",
+            ["push", "--selector=site=fra,rack=17", "--absent", "vm3"],
+        ),
+        ("tapster get hosts -l 'site=a\t -o wide", ["get", "hosts", "-l", "site=ams", "-o", "wide"]),
+        ("tapster rollout forget abe\t", ["rollout", "forget", "abe"]),
+    ],
+)
+def test_in_an_interactive_bash_a_tab_completes_the_line(
+    file: Path, tmp_path: Path, keys: str, words: list[str]
+) -> None:
+    assert typed_into_bash(keys, tmp_path, file) == words
