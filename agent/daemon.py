@@ -23,6 +23,7 @@ from agent.controller import SLACK_SECONDS, Controller
 from agent.definition import Limits
 from agent.desired import DesiredWorld
 from agent.events import Cause, EventSource, EventType, HostChange
+from agent.host import abilities_of, host_of
 from agent.intake import NOT_KEPT, Accepted, Intake, News, Outcome, TurnedAway, Unchanged, Withdrawn, verdict_event
 from agent.notify import Notifier
 from agent.outages import Outages
@@ -33,12 +34,11 @@ from agent.store import Store
 from agent.store_file import StoreError
 from agent.trace import trace_of
 from agent.trust.policy import Trust
-from reconcilers.abilities import HostAbilities, probe
+from reconcilers.abilities import HostAbilities
+from reconcilers.blktap.abilities import starter_for
 from reconcilers.errors import DiskError
-from reconcilers.host import Host
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
-from reconcilers.tag import instance_id
 from reconcilers.trigger import Trigger
 
 T = TypeVar("T")
@@ -53,6 +53,9 @@ MANAGER_SECONDS = 10.0
 
 TRUST_SECONDS = 10.0
 """How often it is looked whether the signers' last word is still good."""
+
+LEARN_SECONDS = 60.0
+"""How long it may take to find out what the host can do; it takes a tenth of a second."""
 
 _dice = random.SystemRandom()
 
@@ -87,7 +90,8 @@ class Daemon:
         self._intake = intake
         self._store_thread = store_thread
         self._session = secrets.token_hex(8)
-        self._capabilities = _capabilities(abilities)
+        self._abilities = abilities
+        self._learning = asyncio.Lock()
         self._topics = Topics(settings.fleet, settings.host)
         self._world = DesiredWorld(host=settings.host, groups=settings.groups, partial=settings.policy.partial)
         self._host = host_of(settings, abilities, on_change=self._changed)
@@ -95,7 +99,7 @@ class Daemon:
             topics=self._topics,
             world=self._world,
             events=EventSource(host=settings.host, fleet=settings.fleet, session=self._session),
-            capabilities=self._capabilities,
+            capabilities=_capabilities(abilities),
             stable_path=self._host.paths.name,
         )
         self._outages = Outages(settings.paths.runtime / "outages")
@@ -135,12 +139,12 @@ class Daemon:
             max_layers=settings.limits.backing_layers,
         )
         topics = Topics(settings.fleet, settings.host)
-        loop, blktap = asyncio.get_running_loop(), settings.blktap
+        loop = asyncio.get_running_loop()
         trust = Trust.begin(settings.trust, settings.fleet, await loop.run_in_executor(store_thread, store.trust))
         intake = Intake(store, topics, limits, guests_max=settings.limits.guests, trust=trust)
         known, abilities = await asyncio.gather(
             loop.run_in_executor(store_thread, intake.load),
-            probe(blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime),
+            abilities_of(settings, starter_for(settings.paths.runtime)),
         )
         for backend, why in abilities.missing.items():
             log.warning("a backend is not available", backend=backend, why=why)
@@ -202,7 +206,9 @@ class Daemon:
         return work in ended
 
     async def resync(self, cause: Cause) -> None:
-        """Find everything that is ours and look at every disk anew."""
+        """Find everything that is ours and look at every disk anew, and at what the host lacked: that may be there."""
+        if cause is Cause.COMMAND or (cause is Cause.TIMER and self._abilities.missing):
+            await self._learn()
         found, orphans = await self._host.survey(self._world.all_keys())
         for orphan in orphans:
             log.warning("a device of ours belongs to no known disk", device=orphan.device_path, label=orphan.label)
@@ -214,6 +220,22 @@ class Daemon:
         self._controller.enqueue(sorted(chain.from_iterable(keys.values())), cause)
         if cause is not Cause.TIMER:  # what each look finds is shown anyway
             self._reporter.show_all()
+
+    async def _learn(self) -> None:
+        """Go by what the host can do by now, if that is more: one that is short of descriptors seems to lack all."""
+        try:
+            async with self._learning, asyncio.timeout(LEARN_SECONDS):
+                abilities = await abilities_of(self._settings, self._abilities.taps.starter)
+        except (OSError, DiskError):
+            log.exception("it can't be told what the host can do now; what it could before counts")
+            return
+        if abilities.exceeds(self._abilities):
+            self._abilities = abilities
+            self._host.learn(abilities)
+            capabilities = _capabilities(abilities)
+            log.info("the host can do more than before", **capabilities.model_dump(mode="json"))
+            self._reporter.learn(capabilities)
+            await self._bus.announce()
 
     async def _resync_for_ever(self) -> None:
         while True:
@@ -331,26 +353,12 @@ class Daemon:
             version=agent.__version__,
             labels=self._settings.labels,
             groups=self._settings.groups,
-            capabilities=self._capabilities,
+            capabilities=_capabilities(self._abilities),
         )
         return birth.model_dump_json().encode()
 
     async def _in_store_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
-
-
-def host_of(settings: Settings, abilities: HostAbilities, *, on_change: Callable[[DiskKey, Trigger], None]) -> Host:
-    """The host's disks as these settings mean them. Nothing is touched yet."""
-    return Host(
-        settings.paths.runtime,
-        instance_id(settings.fleet, settings.host, str(settings.paths.runtime)),
-        abilities,
-        settings.images.allowed(settings.paths),
-        server_patience=settings.blktap.start_timeout,
-        nbd_grace=settings.blktap.nbd_grace,
-        socket_group=settings.blktap.socket_group,
-        on_change=on_change,
-    )
 
 
 def _capabilities(abilities: HostAbilities) -> Capabilities:

@@ -8,9 +8,9 @@ import asyncio
 import sys
 from collections.abc import Iterator
 
-from agent.daemon import host_of
+from agent.host import abilities_of, host_of
 from agent.settings import Settings, SettingsError, load
-from reconcilers.abilities import probe
+from reconcilers.blktap.abilities import starter_for
 from reconcilers.errors import DiskError
 from reconcilers.host import Host
 from reconcilers.plan import Detach
@@ -26,10 +26,7 @@ async def take_down(settings: Settings) -> dict[DiskKey, str | None]:
     Raises:
         DiskError: An agent runs; its disks are its own.
     """
-    allowed = settings.blktap
-    abilities = await probe(
-        allowed.servers, allowed.devices, frozenset(allowed.formats), allowed.jail, settings.paths.runtime
-    )
+    abilities = await abilities_of(settings, starter_for(settings.paths.runtime))
     host = host_of(settings, abilities, on_change=lambda _key, _trigger: None)
     with host.owned_runtime():
         found, _ = await host.survey(set())

@@ -264,6 +264,11 @@ class Reporter:
         self._host_flush = None
         self.show_host()
 
+    def learn(self, capabilities: Capabilities) -> None:
+        """Tell from now on that the host can do this."""
+        self._capabilities = capabilities
+        self.show_host()
+
     def show_host(self) -> None:
         """Publish the host's status now, if it has changed."""
         status = self.host_status()

@@ -187,7 +187,7 @@ class GuestStatus(Status):
 
 
 class Capabilities(Status):
-    """What this host can do, probed once at start: tap servers with their versions and ways to a tap's device too.
+    """What this host can do: tap servers with their versions and ways to a tap's device too.
 
     Attributes, where their names do not say it:
         jail_lacks: Pieces of a server's jail that this host can't give, each with the reason.

@@ -1,13 +1,13 @@
-"""What this host can do, found out once at the start."""
+"""What this host can do, found out at the start and again where something lacks."""
 
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
+from reconcilers.jail.launcher import Starter
 from reconcilers.jail.profile import Jail
 from reconcilers.openat2 import why_not
 from reconcilers.reason import Reason
@@ -16,7 +16,7 @@ from reconcilers.spec import Backend, Format
 
 @dataclass(frozen=True, slots=True)
 class HostAbilities:
-    """What this host can do, probed once.
+    """What this host can do.
 
     Attributes:
         missing: Why a backend is not available, for those that are not.
@@ -38,13 +38,17 @@ class HostAbilities:
         """What can be opened."""
         return self.taps.formats | {Format.RAW}
 
+    def exceeds(self, other: "HostAbilities") -> bool:
+        """Whether it is all that the other is, and more."""
+        return _parts(self) > _parts(other)
+
 
 async def probe(
     servers: Sequence[ServerKind],
     devices: Sequence[DeviceKind],
     formats: frozenset[Format],
     jail: Jail,
-    runtime: Path,
+    starter: Starter,
 ) -> HostAbilities:
     """Find out what this host can do. Opens the kernel's control nodes and asks the servers for their versions.
 
@@ -53,7 +57,7 @@ async def probe(
         devices: The ways to a tap's device that they allow, the preferred first.
         formats: Image formats that they may serve.
         jail: Whether a server may run where its jail lacks a piece.
-        runtime: The agent's runtime folder.
+        starter: From `starter_for`; whoever is done with the abilities closes it.
 
     Raises:
         DiskError: BackendUnavailable if no disk at all can be brought up safely.
@@ -63,8 +67,12 @@ async def probe(
             f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
         )
         raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
-    taps = await probe_taps(servers, devices, formats, jail, runtime)
+    taps = await probe_taps(servers, devices, formats, jail, starter)
     missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
     if problem := unopenable("/dev/loop-control"):
         missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
     return HostAbilities(missing=missing, taps=taps, kernel=platform.release())
+
+
+def _parts(abilities: HostAbilities) -> frozenset[Backend | ServerKind | DeviceKind | Format]:
+    return frozenset((*abilities.backends, *abilities.taps.servers, *abilities.taps.devices, *abilities.formats))

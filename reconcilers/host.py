@@ -130,6 +130,11 @@ class Host:
             reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)
         }
 
+    def learn(self, abilities: HostAbilities) -> None:
+        """Go by what the host can do by now."""
+        self._abilities = abilities
+        self._blktap.learn(abilities.taps)
+
     @contextmanager
     def owned_runtime(self) -> Iterator[None]:
         """Keep other agents off this runtime folder for the length of the block, and clear away what others left.

@@ -253,7 +253,7 @@ class Reason(StrEnum):
     BACKEND_UNAVAILABLE = (
         "BackendUnavailable",
         "This host lacks what the backend needs.",
-        "Install what the message names; the host status lists the capabilities.",
+        "Do what the message says; the agent finds it at its next full look (controller.resync) or on `cmd/resync`.",
         True,
     )
     FORMAT_UNSUPPORTED = (

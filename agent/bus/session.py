@@ -156,6 +156,12 @@ class BusSession:
         if self._connection is not None:
             await self._ask(self._connection)
 
+    async def announce(self) -> None:
+        """Publish the birth message anew, as what it says has changed. A connection that is to come begins with it."""
+        if self._connection is not None and self._settled.is_set():
+            with suppress(aiomqtt.MqttError):
+                await self._say(self._connection, "online")
+
     async def load(self) -> None:
         """Take over the events that an earlier run could not deliver, before any other is published."""
         await self._spool.load()

@@ -15,7 +15,6 @@ from agent.bus.topics import TopicError
 from agent.cli.inspect import read
 from agent.cli.push_files import read_definitions
 from agent.cli.tables import console
-from agent.daemon import host_of
 from agent.definition import DocumentRejected, Limits, parse_each
 from agent.events import FindingData
 from agent.fleet.census import take_census
@@ -23,9 +22,10 @@ from agent.fleet.forecast import Forecast, line, summary
 from agent.fleet.order import RefusedError, filled
 from agent.fleet.targets import Selection, Target, TargetError, check_names, known, resolve
 from agent.fleet.words import counted, printable
+from agent.host import abilities_of, host_of
 from agent.preview import GuestPlan, preview
 from agent.settings import Settings
-from reconcilers.abilities import probe
+from reconcilers.blktap.abilities import starter_for
 from reconcilers.errors import DiskError
 from reconcilers.spec import DiskKey
 
@@ -95,10 +95,7 @@ async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
     )
     outcomes = [outcome for file in files for outcome in parse_each(read(file, limits.max_bytes + 1), limits=limits)]
     guests = [outcome for outcome in outcomes if not isinstance(outcome, DocumentRejected)]
-    blktap = settings.blktap
-    abilities = await probe(
-        blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime
-    )
+    abilities = await abilities_of(settings, starter_for(settings.paths.runtime))
     host = host_of(settings, abilities, on_change=lambda *_: None)
     try:
         named = {DiskKey(guest.name, disk.target) for guest in guests for disk in guest.disks if disk.target}

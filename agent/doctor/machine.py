@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.doctor.finding import Finding, Findings, ok, problem, warning
+from agent.host import abilities_of
 from agent.settings import Settings
-from reconcilers.abilities import HostAbilities, probe
+from reconcilers.abilities import HostAbilities
 from reconcilers.blktap import aio_slots
-from reconcilers.blktap.abilities import why_no_device
+from reconcilers.blktap.abilities import starter_for, why_no_device
 from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.loop import control
 from reconcilers.spec import Backend
@@ -37,10 +38,7 @@ async def machine(settings: Settings, agent_pid: int | None) -> list[Finding]:
         settings: Say which servers and formats may be used.
         agent_pid: The running agent, whose limits count; None if none runs.
     """
-    blktap = settings.blktap
-    abilities = await probe(
-        blktap.servers, blktap.devices, frozenset(blktap.formats), blktap.jail, settings.paths.runtime
-    )
+    abilities = await abilities_of(settings, starter_for(settings.paths.runtime))
     abilities.taps.starter.close()
     return [
         *_kernel(),

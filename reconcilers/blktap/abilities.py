@@ -1,4 +1,4 @@
-"""What this host can do for taps, probed once at start: which servers it has, what they open, how a device is made."""
+"""What this host can do for taps: which servers it has, what they open, how a device is made."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ async def probe_taps(
     devices: Sequence[DeviceKind],
     formats: frozenset[Format],
     jail: Jail,
-    runtime: Path,
+    starter: Starter,
 ) -> TapAbilities:
     """Find out what can be had.
 
@@ -87,9 +87,8 @@ async def probe_taps(
         devices: The ways to a device that they allow, the preferred first.
         formats: Image formats that may be served.
         jail: Whether a server may run where its jail lacks a piece.
-        runtime: The agent's runtime folder.
+        starter: From `starter_for`.
     """
-    starter = _starter(runtime)
     if not servers:
         return TapAbilities({}, (), frozenset(), "the settings allow no server (blktap.servers)", starter, jail)
     version = await storage_daemon.version()
@@ -152,8 +151,11 @@ def _why_no_tapdisk_over(devices: Sequence[DeviceKind], relay: StorageDaemon | N
     return "tapdisk needs the kernel's nbd, or qemu-storage-daemon in front of it"
 
 
-def _starter(runtime: Path) -> Starter:
-    """Units where systemd has made the runtime folder (systemd.exec(5)), as theirs names it; else session leaders."""
+def starter_for(runtime: Path) -> Starter:
+    """What starts servers for the agent of a runtime folder.
+
+    Units where systemd has made the runtime folder (systemd.exec(5)), as theirs names it; else session leaders.
+    """
     if os.environ.get("RUNTIME_DIRECTORY") != str(runtime):
         return Launcher()
     from reconcilers.jail.units import UnitStarter  # noqa: PLC0415 - D-Bus takes its time to load

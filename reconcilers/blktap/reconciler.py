@@ -58,8 +58,7 @@ class BlktapReconciler:
     ) -> None:
         """Args as they are; `patience` is how many seconds a server may take to start or to end."""
         self._taps = runtime / TAPS
-        self._abilities = abilities
-        self._servers = abilities.every_server()
+        self.learn(abilities)
         self._fuse_loop = fuse_loop
         self._devices: dict[DeviceKind, TapDevice] = {
             DeviceKind.FUSE_LOOP: fuse_loop,
@@ -71,6 +70,11 @@ class BlktapReconciler:
         self._patience = patience
         self._crashes = Crashes(time.monotonic)
         self._watches = TapWatches(self._crashes, on_server_change)
+
+    def learn(self, abilities: TapAbilities) -> None:
+        """Go by what can be had by now."""
+        self._abilities = abilities
+        self._servers = abilities.every_server()
 
     def survey(self) -> list[DiskKey]:
         """Every disk that has a tap's folder with a record."""

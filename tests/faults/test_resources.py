@@ -1,8 +1,11 @@
 """The host runs out of something: what is up stays, the status says what is lacking, and all recovers by itself."""
 
+import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,18 +109,50 @@ def test_a_full_state_folder_is_told_and_no_document_is_lost(bench: Bench) -> No
         bench.stop()
 
 
-@pytest.fixture
-def own_path(host_parts: None, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A host whose agent finds its server in `tmp_path`, with what a jail is made by, and nothing anywhere else."""
-    for program in (SERVER, "ldd"):
+@contextmanager
+def host_with_programs(folder: Path, *programs: str, settings: str = "", broker: Broker) -> Iterator[Bench]:
+    """A host whose agent finds these programs in `folder`, and nothing anywhere else."""
+    for program in programs:
         found = shutil.which(program)
         assert found is not None
-        (tmp_path / program).symlink_to(found)
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", str(tmp_path))
-        with running_bench(broker=broker) as host:
+        (folder / program).symlink_to(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder))
+        with running_bench(settings, broker=broker) as host:
             patch.undo()
             yield host
+
+
+@pytest.fixture
+def own_path(host_parts: None, broker: Broker, tmp_path: Path) -> Iterator[Bench]:
+    """A host whose agent finds its server in `tmp_path`, with what a jail is made by."""
+    with host_with_programs(tmp_path, SERVER, "ldd", broker=broker) as host:
+        yield host
+
+
+@pytest.mark.parametrize("resync", [1, 3600], ids=["in time", "when told to look"])
+def test_a_server_that_is_installed_later_is_found(
+    host_parts: None, broker: Broker, tmp_path: Path, resync: int
+) -> None:
+    settings = f"[controller]\nresync = {resync}\nretry_min = 0.05\nretry_max = 0.3"
+    server = shutil.which(SERVER)
+    assert server is not None
+    with host_with_programs(tmp_path, "ldd", settings=settings, broker=broker) as bench:
+        bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+        until_failed(bench, "vm1", "is not installed")
+        assert bench.disk("vm1", "vda")["error"]["reason"] == "BackendUnavailable"
+        assert "blktap" not in births(bench)[-1]["capabilities"]["backends"]
+        (tmp_path / SERVER).symlink_to(server)
+        if resync > 1:
+            bench.resync()
+        bench.until_guest("vm1", "Up")
+        bench.until(lambda: births(bench)[-1]["capabilities"]["servers"].keys() == {"storage-daemon"})
+        assert births(bench)[-1]["state"] == "online"
+
+
+def births(bench: Bench) -> list[dict[str, Any]]:
+    """What the agent has said of itself so far."""
+    return [json.loads(payload) for topic, payload in bench.messages if topic == f"{bench.topics}/agent"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from reconcilers import openat2 as openat2_module
 from reconcilers.abilities import probe
 from reconcilers.actual import FileId, SourceKind
 from reconcilers.errors import DiskError
+from reconcilers.jail.launcher import Launcher
 from reconcilers.jail.profile import Jail
 from reconcilers.openat2 import why_not
 from reconcilers.pools import Pools
@@ -330,6 +331,6 @@ def test_a_kernel_that_can_not_is_refused_at_the_start(monkeypatch: pytest.Monke
     monkeypatch.setattr(openat2_module, "_OPENAT2", 9999)
     assert os.strerror(errno.ENOSYS) in (why_not() or "")
     with pytest.raises(DiskError) as refused:
-        asyncio.run(probe([], [], frozenset(), Jail.REQUIRE, Path("/run/tapster")))
+        asyncio.run(probe([], [], frozenset(), Jail.REQUIRE, Launcher()))
     assert refused.value.reason is Reason.BACKEND_UNAVAILABLE
     assert "5.6" in refused.value.message
