@@ -136,6 +136,9 @@ class Reporter:
             longer = FLUSH_SECONDS + FLUSH_SECONDS_A_GUEST * len(self._flushes)
             delay = min(longer, FLUSH_SECONDS_MAX) if unsettled else 0.0
             self._flushes[guest] = loop.call_later(delay, self._publish_guest, guest)
+        self._refresh_host()
+
+    def _refresh_host(self) -> None:
         if self._host_flush is None:
             self._host_flush = asyncio.get_running_loop().call_later(HOST_SECONDS, self._publish_host)
 
@@ -153,6 +156,7 @@ class Reporter:
         self._host_told = None
         for guest in self._world.names() | self._disks.keys():
             self.refresh(guest)
+        self._refresh_host()  # also of a host without guests
 
     def reports(self) -> dict[DiskKey, Report]:
         """The latest report of every disk."""

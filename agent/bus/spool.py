@@ -123,7 +123,7 @@ class Spool:
 
     async def _follow(self) -> None:
         self._outbox.stirred.clear()
-        waiting = self._outbox.events()
+        waiting, newest = self._outbox.events(), self._outbox.numbered
         fresh = [event for number, event in waiting.items() if number > self._kept]
         if self._file.is_empty if not waiting else not fresh:
             return
@@ -137,7 +137,7 @@ class Spool:
             )
             self._failing = True
         else:
-            self._kept, self._failing = self._outbox.numbered, False
+            self._kept, self._failing = newest, False  # more may have come while this was written
 
     def _write(self, waiting: Sequence[Publication], fresh: Sequence[Publication], dropped: int) -> None:
         if waiting and self._file.has_room(len(fresh) + 1):

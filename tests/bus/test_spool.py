@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,22 @@ def is_there(file: Path) -> bool:
     return file.exists()
 
 
+@contextmanager
+def reading(file: Path) -> Iterator[Callable[[], bytes]]:
+    """Read a FIFO; gives all that has come through it so far."""
+    descriptor, so_far = os.open(file, os.O_RDONLY | os.O_NONBLOCK), bytearray()
+
+    def read() -> bytes:
+        with suppress(BlockingIOError):
+            so_far.extend(os.read(descriptor, 1 << 16))
+        return bytes(so_far)
+
+    try:
+        yield read
+    finally:
+        os.close(descriptor)
+
+
 async def found(file: Path, room: int = 5) -> tuple[list[bytes], int]:
     """What the next run takes over."""
     later = Outbox(room=room)
@@ -89,6 +107,19 @@ async def test_an_agent_that_is_killed_leaves_what_waited_for_a_while(
     following.cancel()
     assert mode(file) == 0o600
     assert await found(file) == ([b"1", b"2", b"3"], 0)
+
+
+async def test_what_comes_while_the_disk_is_slow_is_written_next(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.bus.spool.DELIVERY_SECONDS", 0.01)
+    os.mkfifo(file)  # a file that takes nothing until somebody reads
+    waiting = outbox(b"1")
+    following = asyncio.create_task(Spool(file, waiting).run())
+    await until(lambda: not waiting.stirred.is_set())
+    waiting.append(TOPIC, b"2")
+    with reading(file) as read:
+        await until(lambda: b'"2"' in read())
+        assert read().index(b'"1"') < read().index(b'"2"')
+    following.cancel()
 
 
 async def test_a_file_whose_end_is_missing_is_read_as_far_as_it_goes(file: Path) -> None:

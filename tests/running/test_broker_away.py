@@ -1,5 +1,6 @@
 """The broker is away, dies, forgets or goes back in time: disks stay, and all is told again when it is back."""
 
+import json
 import os
 import shutil
 import signal
@@ -141,6 +142,65 @@ def test_the_agent_stops_at_once_without_a_broker_and_the_next_one_tells_of_it(o
     host.until_guest("vm2", "Up")
     told = [event["type"] for event in host.events("tapster.host")]
     assert told[:3] == ["tapster.host.stopping", "tapster.host.started", "tapster.host.synced"]
+
+
+def spooled(host: Bench) -> list[str]:
+    """The ids of the events that a host keeps on disk."""
+    file = host.folder / "state/events.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(event["payload"])["id"] for event in events if "payload" in event]
+
+
+def dropped(host: Bench) -> int | None:
+    """How many events the host says that it has dropped; None until it says anything."""
+    told = [json.loads(payload) for topic, payload in host.messages if topic == f"{host.topics}/status/host"]
+    return told[-1]["events_dropped"] if told else None
+
+
+def until_told_on_disk(host: Bench) -> None:
+    """Take a disk's device away, and wait until it is back and more than that is on the host's disk."""
+    device, already = host.loops()[0], len(spooled(host))
+    subprocess.run(["losetup", "-d", device.path], check=True)
+    host.until(lambda: [one.diskseq for one in host.loops()] not in ([], [device.diskseq]))
+    host.until(lambda: host.stable("vm1", "vda").is_block_device() and len(spooled(host)) > already + 1)
+
+
+def test_what_killed_agents_have_kept_is_told_once_and_in_order_when_the_broker_is_back(
+    own: tuple[Bench, Broker],
+) -> None:
+    host, broker = own
+    host.push_disks("vm1", loop_disk("vda", host.image("a.img")))
+    host.until_guest("vm1", "Up")
+    broker.stop(signal.SIGKILL)
+    kept = list[str]()
+    for _ in range(3):
+        until_told_on_disk(host)
+        host.stop(signal.SIGKILL)
+        assert spooled(host)[: len(kept)] == kept
+        kept = spooled(host)
+        host.start()
+    host.stop(signal.SIGKILL)
+    kept = spooled(host)
+    broker.start()
+    host.push_disks("vm2", loop_disk("vda", host.image("b.img")))  # waits until the broker is there for the operator
+    host.messages.clear()
+    host.start()
+    host.until_guest("vm2", "Up")
+    told = [event["id"] for event in host.events()]
+    assert told[: len(kept)] == kept
+    assert len(set(told)) == len(told)
+    assert len({one.rpartition("-")[0] for one in kept}) >= 3
+    host.until(lambda: spooled(host) == [])
+
+
+def test_what_did_not_fit_is_counted_in_the_status_of_a_host_that_has_no_guest_yet(own: tuple[Bench, Broker]) -> None:
+    host, _ = own
+    host.stop()
+    (host.folder / "state/events.jsonl").write_text('{"dropped": 3}\n')
+    host.messages.clear()
+    host.start()
+    host.until(lambda: dropped(host) == 3)
 
 
 def test_what_was_published_while_the_agent_was_away_counts_when_it_is_back(own: tuple[Bench, Broker]) -> None:
