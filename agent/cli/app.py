@@ -2,6 +2,7 @@
 
 import gc as garbage
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ import typer
 
 from agent.cli import bash_words, completion, fleet_commands, rollout_commands, trust_commands
 from agent.cli.options import Config, Files, Host, Output, settings_from
-from agent.cli.spared import spared
+from agent.cli.spared import put_off, spared
 
 app = typer.Typer(
     help="Brings guest disks up with the backend that their definitions name.",
@@ -23,6 +24,8 @@ TargetsHere = Annotated[
     list[str] | None,
     typer.Argument(help="Its disks; all by default.", show_default=False, autocompletion=completion.targets_here),
 ]
+_SHOWS_HELP = ("complete_zsh", "complete_fish")
+"""Requests for completion, as typer's scripts make them, that are answered with a line of help beside each word."""
 
 
 @app.command()
@@ -184,5 +187,16 @@ def main() -> None:
     """Entry point of the console script."""
     # Who has no plugins for pydantic need not have it look for them in the metadata of every library there is.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if len(sys.argv) == 1 or "--help" in sys.argv or os.environ.get("_TAPSTER_COMPLETE") in _SHOWS_HELP:
+        _load_help()
     with bash_words.mended(os.environ):
         app()
+
+
+def _load_help() -> None:
+    """Load what typer shows help with, which it would else do itself: twice as long.
+
+    Half of it is for help in Markdown and for tracebacks in colour, and ours are neither.
+    """
+    with put_off("rich.markdown", "rich.traceback"):
+        import typer.rich_utils  # noqa: F401

@@ -25,7 +25,7 @@ def help_figure(rounds: int) -> Figure:
         against="python -c pass",
         baseline=bare,
         target="≤ 250 ms",
-        note="typer, its help and importlib.metadata; a command's own work is imported when it is called",
+        note="typer and its help; a command's own work is imported when it is called",
     )
 
 
