@@ -3,13 +3,15 @@
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Literal
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
 from agent.cli.status import nothing
-from agent.cli.tables import age, backend, size
+from agent.cli.tables import backend, lasting, size
 from agent.fleet.census import Census, take_census
+from agent.fleet.clocks import ahead
 from agent.fleet.look import look, shown
 from agent.fleet.targets import Selection
 from agent.fleet.view import Fleet, trouble
@@ -65,6 +67,8 @@ def _host_lines(fleet: Fleet, name: str) -> Lines:
         yield from _capability_lines(agent.capabilities)
         yield f"Boot:          {printable(agent.boot_id)}"
         yield f"Session:       {printable(agent.session)}"
+    if clock := ahead(fleet, datetime.now(UTC)).get(name):
+        yield f"Clock:         {clock.total_seconds():.0f} s ahead of this machine's, or this one's is behind"
     if glance:
         phases = ", ".join(f"{count} {phase}" for phase, count in sorted(glance.disks_by_phase.items()) if count)
         yield f"Last sync:     {glance.last_sync.isoformat(timespec='seconds') if glance.last_sync else '-'}"
@@ -117,7 +121,7 @@ def _document(census: Census, status: GuestStatus) -> str:
 
 
 def _disk_lines(status: GuestStatus, disk: DiskStatus) -> Lines:
-    yield f"{printable(disk.target)}: {disk.phase} for {age(disk.since)}"
+    yield f"{printable(disk.target)}: {disk.phase} {lasting(disk.since)}"
     yield f"  Source:      {printable(disk.source or '-')}"
     for image in disk.backing:
         yield f"  On top of:   {printable(image.source)} ({image.format})"
@@ -142,7 +146,7 @@ def _modes(disk: DiskStatus) -> str:
 def _condition_lines(conditions: tuple[Condition, ...]) -> Lines:
     yield "Conditions:"
     for one in conditions:
-        yield f"  {one.type} {one.status} for {age(one.last_transition_time)}: {one.reason}: {printable(one.message)}"
+        yield f"  {one.type} {one.status} {lasting(one.last_transition_time)}: {one.reason}: {printable(one.message)}"
 
 
 def _state(fleet: Fleet, host: str) -> str:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from rich.table import Table
@@ -13,6 +14,7 @@ from agent.bus.operator import operator
 from agent.cli.ending import until_enough
 from agent.cli.status import nothing
 from agent.cli.tables import STATES, STYLES, age, backend, console, size
+from agent.fleet.clocks import told
 from agent.fleet.look import look, shown
 from agent.fleet.targets import Selection
 from agent.fleet.view import Fleet, rejection
@@ -75,6 +77,8 @@ async def _get(
         _print(kind, view, rows, output, as_list=not watch)
         for topic, why in sorted(fleet.unreadable.items()):
             sys.stderr.write(f"tapster get: {topic} can't be read by this version: {why}\n")
+        if clocks := told(view, datetime.now(UTC)):
+            sys.stderr.write(f"tapster get: {clocks}\n")
         while watch:
             message = await op.message()
             if message is not None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.tables import age, console
+from agent.fleet.clocks import SKEW
 from agent.fleet.delivery import Delivery
 from agent.fleet.words import counted, printable
 from agent.rollout.drive import Tally
@@ -25,8 +26,6 @@ STYLES = {
     Phase.ABORTED: "yellow",
     Phase.STOPPED: "bold red",
 }
-SKEW = timedelta(seconds=5)
-"""How far another machine's clock may be ahead before it is said."""
 
 
 @contextmanager

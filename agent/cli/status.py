@@ -3,11 +3,13 @@
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Literal
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
 from agent.cli.tables import console, fleet_view
+from agent.fleet.clocks import told
 from agent.fleet.look import look, shown
 from agent.fleet.targets import Selection
 from agent.fleet.view import Fleet, well
@@ -37,6 +39,8 @@ def run(*, wanted: Selection | None, guest: str | None, settings: Settings, outp
         sys.stdout.write(json.dumps(statuses, indent=2) + "\n")
     else:
         console().print(fleet_view(fleet))
+    if clocks := told(fleet, datetime.now(UTC)):
+        _say(clocks)
     problems = [f"{topic} can't be read by this version: {why}" for topic, why in sorted(fleet.unreadable.items())]
     if not complete:
         problems.append("the broker kept back what says that all is there, so something may be missing")

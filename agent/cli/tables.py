@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from agent.fleet.clocks import SKEW
 from agent.fleet.view import Fleet, rejection, trouble
 from agent.fleet.words import outage, printable, sentence
 from agent.status import DiskStatus, Effective, Phase, Requested
@@ -63,8 +64,19 @@ def size(count: int | None) -> str:
 
 
 def age(since: datetime) -> str:
-    """Time since a moment, by its largest unit: `45s`, `12m`, `3h`, `9d`."""
-    seconds = max(0, int((datetime.now(UTC) - since).total_seconds()))
+    """Time since a moment, by its largest unit: `45s`, `12m`, `3h`, `9d`; `2h ahead` by a clock that is ahead."""
+    passed = datetime.now(UTC) - since
+    return f"{_by_largest_unit(-passed)} ahead" if -passed > SKEW else _by_largest_unit(max(passed, timedelta()))
+
+
+def lasting(since: datetime) -> str:
+    """How long something has been so: `for 3h`, or since when by a clock that is ahead."""
+    told = age(since)
+    return f"since a moment {told}" if told.endswith("ahead") else f"for {told}"
+
+
+def _by_largest_unit(time: timedelta) -> str:
+    seconds = int(time.total_seconds())
     for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= length:
             return f"{seconds // length}{unit}"

@@ -1,7 +1,9 @@
 """`tapster get`, `describe` and `events`: what there is, all about one thing, and what happens."""
 
 import json
+import re
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 from agent.bus.topics import Topics
 from agent.events import EventSource, EventType, PhaseChange
 from agent.settings import Settings
-from agent.status import HostStatus, Phase
+from agent.status import HostStatus, Phase, now
 from reconcilers.reason import Reason
 from tests.cli_operator.fake_host import CAPABILITIES, Put, birth, disk, guest
 from tests.cli_operator.test_targets import Tapster
@@ -109,6 +111,26 @@ def test_describe_says_all_about_one_thing(tapster: Tapster) -> None:
         assert words in out
     assert "never been" in tapster("describe", "host", "db9")[2]
     assert tapster("describe", "guest", "vm9")[0] == 1
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_clock_that_is_ahead_is_said_and_makes_no_age(tapster: Tapster, put: Put) -> None:
+    assert "ahead" not in "".join(str(tapster(*words)) for words in (("get", "disks"), ("describe", "host", "db2")))
+    later = now() + timedelta(hours=2, minutes=5)
+    told = guest(disk("vda", Phase.UP).model_copy(update={"since": later}), name="vm2", host="db2")
+    put(DB2.status("vm2"), told.model_dump_json().encode())
+    code, out, err = tapster("get", "disks", "vm2", "-o", "wide")
+    assert code == 0
+    assert "2h ahead" in out
+    assert err.startswith("tapster get: db2: the clock is 7")
+    assert "s ahead of this machine's, or this one's is behind" in err
+    _, out, err = tapster("status", "vm2")
+    assert "2h ahead" in out
+    assert err.startswith("tapster status: db2: the clock is 7")
+    assert tapster("status", "vm1")[2] == ""
+    _, out, _ = tapster("describe", "host", "db2")
+    assert re.search(r"^Clock: +7\d\d\d s ahead of this machine's", out, re.MULTILINE)
+    assert "vda: Up since a moment 2h ahead" in tapster("describe", "guest", "vm2")[1]
 
 
 def happened(number: int, phase: Phase) -> bytes:
