@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import agent.daemon
+import agent.host
 from agent import garbage
 from agent import log as logging_setup
 from agent.bus.topics import Topics
@@ -69,13 +69,14 @@ async def run(folder: Path, port: int, numbers: range) -> None:
     def make_host(runtime: Path, *_: Any, **__: Any) -> SimulatedHost:
         return simulated.setdefault(runtime.parent.name, SimulatedHost(runtime))
 
-    setattr(agent.daemon, "Host", make_host)  # noqa: B010 - in place of the real one, which mypy rightly minds
+    setattr(agent.host, "Host", make_host)  # noqa: B010 - in place of the real one, which mypy rightly minds
     stop = asyncio.Event()
     with ThreadPoolExecutor(1) as store_thread:
         daemons = [
             await loop.run_in_executor(store_thread, _daemon, settings(folder, port, number), store_thread)
             for number in numbers
         ]
+        assert len(simulated) == len(daemons), "the agents would use this machine's kernel"
         garbage.look_seldom()
         _tell(READY)
         lines = await _lines()
