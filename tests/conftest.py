@@ -19,9 +19,11 @@ NEEDS = {
 PROGRAMS = ("qemu-storage-daemon", "qemu-img", "mosquitto")
 
 
-# A shell without job control has what it runs in the background ignore these two, and programs inherit that.
+# A shell without job control has what it runs in the background ignore the first two, nohup(1) the third, and programs
+# inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _lacking() -> list[str]:
