@@ -24,7 +24,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.bus.acknowledgements import recognise_everyday
 from agent.bus.buffered_socket import BufferedSocket
 from agent.bus.properties import packet_properties
 from agent.setting_sections import BrokerSettings, TlsSettings
@@ -125,7 +124,6 @@ class Connection(aiomqtt.Client):
         self._client.disable_logger()  # paho would ask it several times for each message
         self._client.connect_timeout = broker.connect_timeout
         self._client._create_socket_connection = partial(_connected, broker)  # type: ignore[method-assign]  # noqa: SLF001 - no hook either
-        recognise_everyday(self._client)
         self._client.manual_ack_set(True)
         self._thread = threading.get_ident()
         self._inbox: deque[MQTTMessage] = deque()
