@@ -7,7 +7,7 @@ many costs a look and a trigger lost is made up for by the slow resync.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -79,6 +79,27 @@ class _Stuck:
 
     wants: FileId
     has: FileId
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is being done about one disk.
+
+    Attributes:
+        until: When it counts as hanging, on the monotonic clock, which is the event loop's.
+        step: The step that was begun and has not ended, and the disk before it.
+        since: When the step was begun.
+        timer: Looks whether it takes long.
+    """
+
+    key: DiskKey
+    trigger: _Trigger
+    slots: asyncio.Semaphore
+    until: float
+    step: Step | None = None
+    attached: Attached | None = None
+    since: float = 0.0
+    timer: asyncio.TimerHandle | None = None
 
 
 class Controller:
@@ -180,12 +201,14 @@ class Controller:
         """Work on one disk. One that hangs gives its slot to others, but stays busy: its step may yet take effect."""
         if retry := self._retries.pop(key, None):
             retry.cancel()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._pace.step_timeout, self._give_way, key, trigger, slots)
+        now = time.monotonic()
+        work = _Work(key, trigger, slots, until=now + self._pace.step_timeout)
+        self._watch(work, now)
         try:
-            await self._reconcile(key, trigger)
+            await self._reconcile(work)
         finally:
-            timer.cancel()
+            if work.timer:
+                work.timer.cancel()
             if key in self._hanging:
                 self._hanging.discard(key)
             else:
@@ -197,16 +220,39 @@ class Controller:
             if not (self._waiting or self._busy):
                 self._settled.set()
 
-    def _give_way(self, key: DiskKey, trigger: _Trigger, slots: asyncio.Semaphore) -> None:
-        self._hanging.add(key)
-        self._report(key, replace(_hanging(self._pace.step_timeout, trigger), outage=self._outages.of(key)))
-        slots.release()
+    def _watch(self, work: _Work, now: float) -> None:
+        """Look again when the step that is under way will have taken long. One timer does for all of a disk's steps."""
+        at = min(work.until, (work.since if work.step else now) + SLOW_SECONDS)
+        work.timer = asyncio.get_running_loop().call_at(at, self._look_after, work)
 
-    async def _reconcile(self, key: DiskKey, trigger: _Trigger) -> None:
-        began = time.monotonic()
+    def _look_after(self, work: _Work) -> None:
+        """Show a step that takes long; let others work when one seems to hang."""
+        now = time.monotonic()
+        if now >= work.until:
+            self._give_way(work)
+            return
+        if work.step and now - work.since >= SLOW_SECONDS:
+            self._show(work, work.step)
+            work.step = None
+        self._watch(work, now)
+
+    def _show(self, work: _Work, step: Step) -> None:
+        phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
+        words = f"{_name(step)} is under way"
+        under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=work.attached)
+        self._report(work.key, replace(under_way, outage=self._outages.of(work.key)))
+
+    def _give_way(self, work: _Work) -> None:
+        self._hanging.add(work.key)
+        report = _hanging(self._pace.step_timeout, work.trigger)
+        self._report(work.key, replace(report, outage=self._outages.of(work.key)))
+        work.slots.release()
+
+    async def _reconcile(self, work: _Work) -> None:
+        key, trigger, began = work.key, work.trigger, time.monotonic()
         with structlog.contextvars.bound_contextvars(guest=key.guest, target=key.target, step="observe"):
             try:
-                report = await self._converge(key)
+                report = await self._converge(work)
             except DiskError as error:
                 report = of_failure(error, await self._attached(key))
             except OSError as error:  # what nobody foresaw is mostly a host that lacks something: room, descriptors
@@ -228,13 +274,14 @@ class Controller:
             if report.outage_is_news:
                 await self._outages.keep(key)
 
-    async def _converge(self, key: DiskKey) -> Report:
+    async def _converge(self, work: _Work) -> Report:
+        key = work.key
         for _ in range(STEPS_MAX):
             desired = self._desired(key)
             if isinstance(desired, HandsOff):
                 return of_hands_off(desired, await self._attached(key))
             spec = None if isinstance(desired, Gone) else desired
-            look = await self._look(key, spec)
+            look = await self._look(work, spec)
             actual, step = look.actual, look.step
             before = replace(actual, attached=None) if look.done else actual
             self._outages.look(key, before, wanted=spec is not None)
@@ -242,11 +289,11 @@ class Controller:
                 self._stuck.pop(key, None)
                 return self._with_warning(key, of_rest(step, actual.attached))
             try:
-                await self._apply(step, key, actual.attached)
+                await self._apply(step, work, actual.attached)
             except DiskError as error:
                 if error.reason is not Reason.SOURCE_IN_USE or not self._goes_round(step, key, actual):
                     raise
-                await self._apply(Detach(step.attached), key, actual.attached)
+                await self._apply(Detach(step.attached), work, actual.attached)
             self._stuck.pop(key, None)
         message = f"{STEPS_MAX} steps did not bring {key} to rest; something else changes it all the time"
         raise DiskError(Reason.KERNEL_ERROR, message)
@@ -268,43 +315,37 @@ class Controller:
                 return True
         return False
 
-    async def _look(self, key: DiskKey, spec: DiskSpec | None) -> Look:
-        begun = list[Step]()
-        with self._shown_if_slow(key, begun, None):
-            look = await self._host.look(key, spec, begin=begun.append)
+    async def _look(self, work: _Work, spec: DiskSpec | None) -> Look:
+        with self._under_way(work) as begin:
+            look = await self._host.look(work.key, spec, begin=begin)
         if look.done:
-            self._note_done(key, look.done, look.warning)
+            self._note_done(work.key, look.done, look.warning)
         return look
 
-    async def _apply(self, step: Step, key: DiskKey, attached: Attached | None) -> None:
-        with self._shown_if_slow(key, [step], attached):
-            warning = await self._host.apply(step, key)
-        self._note_done(key, step, warning)
+    async def _apply(self, step: Step, work: _Work, attached: Attached | None) -> None:
+        with self._under_way(work, attached) as begin:
+            begin(step)
+            warning = await self._host.apply(step, work.key)
+        self._note_done(work.key, step, warning)
 
     @contextmanager
-    def _shown_if_slow(self, key: DiskKey, begun: Sequence[Step], attached: Attached | None) -> Iterator[None]:
-        """Report the step that was begun while it lasts, if it lasts long."""
+    def _under_way(self, work: _Work, attached: Attached | None = None) -> Iterator[Callable[[Step], None]]:
+        """Have a step that is begun shown while it lasts, if it lasts long."""
 
-        def show() -> None:
-            for step in begun:
-                phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
-                words = f"{_name(step)} is under way"
-                under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=attached)
-                self._report(key, replace(under_way, outage=self._outages.of(key)))
+        def begin(step: Step) -> None:
+            work.since, work.attached, work.step = time.monotonic(), attached, step
 
-        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, show)
         try:
-            yield
+            yield begin
         finally:
-            slow.cancel()
+            work.step = None
 
     def _note_done(self, key: DiskKey, step: Step, warning: str | None) -> None:
         self._warnings.pop(key, None)
-        with structlog.contextvars.bound_contextvars(step=_name(step)):
-            if warning:
-                log.warning(warning)
-                self._warnings[key] = warning
-            log.info("done", why=getattr(step, "why", None))
+        if warning:
+            log.warning(warning, step=_name(step))
+            self._warnings[key] = warning
+        log.info("done", step=_name(step), why=getattr(step, "why", None))
 
     async def _attached(self, key: DiskKey) -> Attached | None:
         try:

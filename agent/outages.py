@@ -91,7 +91,7 @@ class Outages:
         if _serves(report):
             self._serving.add(key)
         if outage == before:
-            return replace(report, outage=before)
+            return report if report.outage == before else replace(report, outage=before)
         if outage:
             self._known[disk_id(key)] = outage
         else:

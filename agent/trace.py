@@ -4,6 +4,7 @@ The form is W3C Trace Context (https://www.w3.org/TR/trace-context/): who pushes
 user property `traceparent`, and finds its trace id in every event that comes of it.
 """
 
+import itertools
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from collections.abc import Mapping
 PROPERTY = "traceparent"
 
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+
+_spans = itertools.count(1 + secrets.randbits(63))
+"""A span has to differ from others of its trace only, and the kernel is not asked for each."""
 
 
 def new_trace() -> str:
@@ -28,4 +32,4 @@ def trace_of(properties: Mapping[str, str]) -> str:
 
 def traceparent(trace_id: str) -> str:
     """The header for something that happened within a trace: a span of its own, sampled."""
-    return f"00-{trace_id}-{secrets.token_hex(8)}-01"
+    return f"00-{trace_id}-{next(_spans):016x}-01"

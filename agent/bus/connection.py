@@ -38,6 +38,9 @@ WINDOW = 100
 PACKET_OVERHEAD = 256
 """Bytes of a PUBLISH besides topic and payload, generously: header, lengths and the properties that we send."""
 
+LATE_PING = 0.1
+"""How much later than `keepalive` a ping may go out, in parts of it. The broker waits for half as long again."""
+
 OPENER_SECONDS = 10.0
 """What a connection may take besides the attempts: a process that opens it starts first."""
 
@@ -132,6 +135,9 @@ class Connection(aiomqtt.Client):
         self.window = WINDOW
         self._packet_limit: int | None = None
         self._socket: BufferedSocket | None = None
+        self._writing = False
+        self._waiting = False
+        self._broker = broker
 
     async def __aenter__(self) -> Self:
         try:
@@ -238,6 +244,12 @@ class Connection(aiomqtt.Client):
             if isinstance(verdict, ReasonCode) and verdict.is_failure
         }
 
+    async def _misc_loop(self) -> None:
+        """Send pings, and notice when they get no answer. aiomqtt looks each second."""
+        pause = max(1.0, self._broker.keepalive * LATE_PING)
+        while self._client.loop_misc() == MQTT_ERR_SUCCESS:  # noqa: ASYNC110 - it only has a state to ask for
+            await asyncio.sleep(pause)
+
     def _wake(self, ended: asyncio.Future[None]) -> None:
         why = ended.exception() or aiomqtt.MqttError("the connection was closed")
         for verdict in self._verdicts.values():
@@ -264,23 +276,37 @@ class Connection(aiomqtt.Client):
         self._news.set()
 
     def _on_socket_register_write(self, client: Client, userdata: Any, sock: PahoSocket) -> None:
-        # aiomqtt registers in the loop's next turn, when the socket may be closed and its number another file's.
-        if threading.get_ident() != self._thread:
-            super()._on_socket_register_write(client, userdata, sock)
-            return
-        self._loop.add_writer(sock.fileno(), self._write)
+        """Something is to be sent. Mostly the socket takes all of it, so the kernel is not asked first."""
+        del client, userdata, sock
+        if threading.get_ident() != self._thread:  # while it connects
+            self._loop.call_soon_threadsafe(self._write)
+        elif not self._writing:
+            self._writing = True
+            self._loop.call_soon(self._write)
+
+    def _on_socket_unregister_write(self, client: Client, userdata: Any, sock: PahoSocket) -> None:
+        """Nothing more is to be sent; `_write` knows that by itself."""
 
     def _write(self) -> None:
-        """The socket takes more: have paho give all that it has, and send that together."""
+        """Have paho give all that it has, and send that together; what the socket does not take waits for it."""
+        self._writing = False
         self._client.loop_write()
-        opened = self._socket
-        if opened is None or opened.fileno() < 0:
+        descriptor = self._descriptor()
+        if descriptor < 0:
             return
-        opened.flush()
-        if opened.holds:
-            self._loop.add_writer(opened.fileno(), self._write)
-        elif not self._client.want_write():
-            self._loop.remove_writer(opened.fileno())
+        if self._socket:
+            self._socket.flush()
+        if self._client.want_write() or (self._socket and self._socket.holds):
+            self._waiting = True
+            self._loop.add_writer(descriptor, self._write)
+        elif self._waiting:
+            self._waiting = False
+            self._loop.remove_writer(descriptor)
+
+    def _descriptor(self) -> int:
+        """Of the socket; -1 once it is closed, when the number may be another file's."""
+        opened = self._client.socket()
+        return opened.fileno() if opened else -1
 
     def _on_socket_close(self, client: Client, userdata: Any, sock: PahoSocket) -> None:
         if sock.fileno() >= 0:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from reconcilers.actual import Actual, Attached, FileId, Source, SourceKind
 from reconcilers.errors import DiskError
+from reconcilers.holders import DeviceHolders
 from reconcilers.honour import possible
 from reconcilers.look import Look, Orphan
 from reconcilers.plan import Adopt, Attach, Detach, Keep, Nothing, Refuse, Replace, Step, plan
@@ -56,7 +57,7 @@ class SimulatedHost:
     async def attached(self, key: DiskKey) -> Attached | None:
         return self._disks.get(key)
 
-    def tell_of_release(self, key: DiskKey, device_path: str) -> None:
+    async def tell_of_release(self, key: DiskKey, device_path: str, holders: DeviceHolders | None) -> None:
         pass
 
     def tell_of_writer(self, key: DiskKey) -> None:
