@@ -129,9 +129,16 @@ def little_memory(pid: int, size: int) -> Iterator[None]:
 def launcher_pid(bench: Bench) -> int:
     """The process that starts the servers of the bench's agent."""
     threads = Path(f"/proc/{agent_pid(bench)}/task").iterdir()
-    children = [pid for thread in threads for pid in (thread / "children").read_text().split()]
-    [launcher] = [pid for pid in children if "/jail\0serve" in Path(f"/proc/{pid}/cmdline").read_text()]
+    children = [pid for thread in threads for pid in _text(thread / "children").split()]
+    [launcher] = [pid for pid in children if "/jail\0serve" in _text(Path(f"/proc/{pid}/cmdline"))]
     return int(launcher)
+
+
+def _text(file: Path) -> str:
+    """A file of /proc; empty if its thread or process has ended meanwhile."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return file.read_text()
+    return ""
 
 
 def write_through(device: Path, content: bytes) -> None:

@@ -56,7 +56,7 @@ def test_disks_queue_bus_and_bytes_are_there(scraped: Scraped) -> None:
     assert scraped.value("tapster_disks", phase="Refused", backend="none") == 1
     assert scraped.value("tapster_disks", phase="Lost") == 0
     assert scraped.value("tapster_bus_connected") == 1
-    assert scraped.value("tapster_queued_disks") == 0
+    host.until(lambda: scraped.value("tapster_queued_disks") == 0)  # the missing image is looked for again and again
     assert scraped.value("tapster_reconcile_seconds_count", cause="document", phase="Up") == 1
     assert scraped.value("tapster_bus_lag_seconds_count") > 0
     host.stable("vm1", "vda").write_bytes(b"x" * 8192)
@@ -70,7 +70,7 @@ def test_a_device_taken_away_is_counted_as_a_repair(scraped: Scraped) -> None:
     before = host.until_phase("vm2", "vda", "Up")
     repairs = scraped.value("tapster_drift_repairs_total")
     subprocess.run(["losetup", "-d", before["device_path"]], check=True)
-    host.until(lambda: host.disk("vm2", "vda")["diskseq"] != before["diskseq"])
+    host.until(lambda: host.disk("vm2", "vda")["diskseq"] not in {None, before["diskseq"]})
     assert scraped.value("tapster_drift_repairs_total") == repairs + 1
 
 

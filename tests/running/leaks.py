@@ -1,5 +1,6 @@
 """Where a secret of a bench's agent is to be seen by others."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from tests.workbench import Bench
@@ -10,12 +11,8 @@ def leaks(host: Bench, secret: str, **told: str) -> list[str]:
     places = {topic: payload.decode("utf-8", "replace") for topic, payload in host.messages}
     places |= told
     places["the agent's log"] = host.log.read_text()
-    places |= {str(file): file.read_bytes().decode("utf-8", "replace") for file in host.runtime.rglob("*.log")}
-    state = host.folder / "state"
-    places |= {str(file): file.read_bytes().decode("latin-1") for file in state.rglob("*") if file.is_file()}
-    for words in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            places[str(words)] = words.read_text("utf-8", "replace")
-        except OSError:
-            continue
+    files = [*host.runtime.rglob("*.log"), *(host.folder / "state").rglob("*"), *Path("/proc").glob("[0-9]*/cmdline")]
+    for file in files:
+        with suppress(FileNotFoundError, ProcessLookupError, IsADirectoryError):  # drafts and processes come and go
+            places[str(file)] = file.read_bytes().decode("latin-1")
     return [place for place, text in places.items() if secret in text]

@@ -140,6 +140,7 @@ def test_the_agent_stops_at_once_without_a_broker_and_the_next_one_tells_of_it(o
     host.push_disks("vm2", loop_disk("vda", host.image("b.img")))  # waits until the broker is there for the operator
     host.start()
     host.until_guest("vm2", "Up")
+    host.until(lambda: len(host.events("tapster.host")) >= 3)
     told = [event["type"] for event in host.events("tapster.host")]
     assert told[:3] == ["tapster.host.stopping", "tapster.host.started", "tapster.host.synced"]
 
@@ -187,6 +188,7 @@ def test_what_killed_agents_have_kept_is_told_once_and_in_order_when_the_broker_
     host.messages.clear()
     host.start()
     host.until_guest("vm2", "Up")
+    host.until(lambda: len(host.events()) >= len(kept))
     told = [event["id"] for event in host.events()]
     assert told[: len(kept)] == kept
     assert len(set(told)) == len(told)

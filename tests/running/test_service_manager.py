@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from reconcilers.loop import control
-from tests.workbench import Bench, loop_disk
+from tests.workbench import PATIENCE, Bench, loop_disk
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     name = f"\0tapster-test-{os.getpid()}"
     ear.bind(name)
-    ear.settimeout(20)
+    ear.settimeout(PATIENCE)
     monkeypatch.setenv("NOTIFY_SOCKET", f"@{name[1:]}")
     monkeypatch.setenv("WATCHDOG_USEC", "600000")
     return ear
@@ -34,7 +34,7 @@ def test_ready_comes_when_the_store_s_disks_are_up_without_a_broker(bench: Bench
     bench.until_guest("vm1", "Up")
     bench.stop()
     for device in bench.loops():
-        assert control.try_detach(device)
+        bench.until(lambda device=device: control.try_detach(device))  # type: ignore[misc]
     bench.config.write_text(bench.config.read_text().replace(f"port = {bench.broker.port}", "port = 1"))
     bench.start()
     heard(manager, "READY=1")

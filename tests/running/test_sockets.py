@@ -14,9 +14,9 @@ import pytest
 
 from tests.broker import Broker
 from tests.on_host import open_files
-from tests.running.test_quiesce import tapster
+from tests.running.test_quiesce import reason, tapster
 from tests.running.tuning import ask
-from tests.workbench import Bench, tap_disk
+from tests.workbench import PATIENCE, Bench, tap_disk
 from tests.workbench import bench as running_bench
 
 MIB = 1 << 20
@@ -58,7 +58,7 @@ def client(bench: Bench, *commands: str, patience: int = 60) -> list[str]:
 
 def done(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def test_a_second_client_waits_for_the_first(bench: Bench) -> None:
         assert first.stdin
         first.stdin.write("write -P 9 0 4k\n")
         first.communicate()
-        words, _ = second.communicate(timeout=60)
+        words, _ = second.communicate(timeout=PATIENCE)
     assert "read 4096/4096" in words
     assert "failed" not in words
 
@@ -166,10 +166,11 @@ def test_a_client_that_reconnects_notices_nothing_but_a_pause_when_servers_die(
             if kill_agent:
                 bench.start()
             wait_for_another(bench, servers)
-        words, _ = writer.communicate(timeout=60)
+        words, _ = writer.communicate(timeout=PATIENCE)
     assert (writer.returncode, words) == (0, "")
     after = bench.until_phase("vm1", "vda", "Up")
     assert after["effective"]["tap"]["export"] == before["effective"]["tap"]["export"]
+    bench.until(lambda: bench.events("tapster.disk.outage"))
     outages = [event["data"] for event in bench.events("tapster.disk.outage")]
     assert {outage["reason"] for outage in outages} == {"ServerLost"}
     take_down(bench)
@@ -247,7 +248,7 @@ def test_a_held_socket_is_not_written_and_goes_on(bench: Bench) -> None:
         assert user.stdin
         user.stdin.write("write -P 5 0 4k\n")
         user.stdin.flush()
-        bench.until(lambda: bench.disk("vm1", "vda")["error"]["reason"] == "Quiesced")
+        bench.until(lambda: reason(bench) == "Quiesced")
         assert image.read_bytes() == before
         assert tapster(bench, "resume", "vm1").returncode == 0
         words, _ = user.communicate()
