@@ -11,6 +11,9 @@ from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1, Signals
 
 from agent.cli.broker import ADDRESS, configuration, mosquitto
 
+PATIENCE = 60.0
+"""Seconds after which we give it up. A bound, not a measure: a machine's disk may stand still for a while."""
+
 
 class Broker:
     """A mosquitto process on a port of its own, which keeps port and folder through restarts."""
@@ -30,7 +33,7 @@ class Broker:
         self._file.write_text(self.configuration())
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([program, "-c", str(self._file)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
                 return
@@ -46,7 +49,7 @@ class Broker:
         """Have it write what it holds to disk, and wait for that."""
         before = self._saved()
         self.signal(SIGUSR1)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while self._saved() == before:
             assert time.monotonic() < deadline, "mosquitto does not save"
             time.sleep(0.01)
@@ -65,7 +68,7 @@ class Broker:
         if self._process is not None:
             self._process.send_signal(SIGCONT)
             self._process.send_signal(number)
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def restart(self, number: Signals = SIGTERM) -> None:

@@ -49,7 +49,7 @@ def child(path: Path, count: int) -> subprocess.Popen[str]:
 
 def test_what_was_accepted_survives_a_kill(path: Path) -> None:
     process = child(path, 3)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output) == (-signal.SIGKILL, "1\n2\n3\n"), errors
     assert path.with_name("store.db-wal").stat().st_size > 0
     with Store.open(path) as store:
@@ -74,7 +74,7 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_accepted(lines: 
 def test_a_second_process_is_turned_away_and_told_who_has_it(path: Path) -> None:
     with Store.open(path) as store:
         store.accept([present(1)])
-        _, errors = child(path, 1).communicate(timeout=30)
+        _, errors = child(path, 1).communicate(timeout=120)
         assert f"{path}: the store can't be opened: database is locked by process {os.getpid()}; one agent" in errors
         assert store.accept([present(2)]) == [ACCEPTED]
 
@@ -126,7 +126,7 @@ def test_a_start_on_a_full_disk_still_reads_what_is_in_force(closed: bool, small
         with Store.open(path) as store:
             store.accept([present(1)])
     else:
-        child(path, 1).communicate(timeout=30)
+        child(path, 1).communicate(timeout=120)
     fill(small_disk)
     with Store.open(path) as store:
         assert store.load()[0].document.generation == 1

@@ -43,7 +43,7 @@ class TlsBench(Bench):
         config = self.folder / "operator.toml"
         config.write_text(f'fleet = "{FLEET}"\n[broker]\nport = {self.operators_port}\n{toml(self.operator)}')
         command = [sys.executable, "-c", "from agent.cli.app import main; main()", *words, "--config", str(config)]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from agent.bus.message import Message
 from agent.bus.session import BusSession
 from agent.bus.topics import Topics
 from agent.setting_sections import BrokerSettings
-from tests.broker import Broker
+from tests.broker import PATIENCE, Broker
 
 TOPICS = Topics("lab", "db1")
 
@@ -89,7 +89,7 @@ async def running(agent: Agent) -> AsyncIterator[Agent]:
         yield agent
     finally:
         task.cancel()
-        await asyncio.wait((task,), timeout=10)
+        await asyncio.wait((task,), timeout=PATIENCE)
         agent.scratch.unlink(missing_ok=True)
         assert task.cancelled(), task
 
@@ -102,15 +102,15 @@ async def outsider(broker: Broker, *filters: str, name: str = "outsider") -> Asy
         yield connection
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - many unlike conditions
             await asyncio.sleep(0.01)
 
 
-async def receive(connection: Connection, count: int, seconds: float = 10) -> list[tuple[str, bytes]]:
+async def receive(connection: Connection, count: int) -> list[tuple[str, bytes]]:
     got: list[tuple[str, bytes]] = []
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE):
         while len(got) < count:
             batch = await connection.batch()
             connection.acknowledge(batch)
@@ -118,9 +118,7 @@ async def receive(connection: Connection, count: int, seconds: float = 10) -> li
     return got
 
 
-async def retained(broker: Broker, topic: str) -> bytes | None:
+async def retained(broker: Broker, topic: str) -> bytes:
+    """What the broker keeps there, or what comes there next if it has nothing yet."""
     async with outsider(broker, topic, name="reader") as connection:
-        try:
-            return (await receive(connection, 1, 0.5))[0][1]
-        except TimeoutError:
-            return None
+        return (await receive(connection, 1))[0][1]

@@ -60,13 +60,13 @@ async def test_ten_thousand_documents_arrive_once_in_order_and_are_acknowledged(
                 sends.create_task(operator.deliver(topic, b"%d" % number + b" " * 2000, retain=True))
         agent = Agent(settings(broker, connect_timeout=30))
         async with running(agent):
-            await until(lambda: agent.synced, 60)
+            await until(lambda: agent.synced)
             assert len(agent.documents) == count
             assert len({message.topic for message in agent.documents}) == count
             assert agent.batches < count / 10
         again = Agent(settings(broker, connect_timeout=30))
         async with running(again):
-            await until(lambda: again.synced, 60)
+            await until(lambda: again.synced)
             assert len(again.documents) == count, "acknowledged documents must come back as retained ones only"
 
 
@@ -134,9 +134,10 @@ async def test_a_handler_that_always_fails_makes_no_hot_loop_and_says_why(broker
     agent.fail = lambda: True
     async with outsider(broker) as operator, running(agent):
         await operator.deliver(TOPICS.desired("vm1"), b"1", retain=True)
-        await until(lambda: agent.session.trouble)
+        await until(lambda: agent.session.trouble and agent.batches > 1)
+        before = agent.batches
         await asyncio.sleep(2)
-        assert 1 < agent.batches < 20
+        assert agent.batches - before < 20
         assert "no space left on device" in str(agent.session.trouble)
         agent.fail = lambda: False
         await until(lambda: agent.synced)
@@ -174,7 +175,7 @@ async def test_birth_and_farewell(broker: Broker) -> None:
         async with running(agent):
             assert await states(operator, 1) == ["online"]
         assert await states(operator, 1) == ["offline"]
-        assert json.loads(await retained(broker, TOPICS.agent) or b"") == {"state": "offline", "session": agent.name}
+        assert json.loads(await retained(broker, TOPICS.agent)) == {"state": "offline", "session": agent.name}
 
 
 async def test_an_agent_that_is_cut_off_is_announced_as_lost_and_comes_back(broker: Broker) -> None:

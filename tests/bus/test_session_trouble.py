@@ -46,7 +46,7 @@ async def test_nothing_published_is_lost_when_the_broker_is_killed_again_and_aga
                 await asyncio.sleep(0.02)
                 broker.restart(SIGKILL)
         agent.session.publish_retained(TOPICS.status("vm1"), b"last")
-        await until(lambda: not agent.session._outbox, 20)
+        await until(lambda: not agent.session._outbox)
         assert await retained(broker, TOPICS.status("vm1")) == b"last"
 
 
@@ -55,11 +55,11 @@ async def test_a_stopped_broker_stops_nothing_here_and_is_joined_again(broker: B
     async with running(agent):
         await until(lambda: agent.synced)
         broker.signal(SIGSTOP)
-        await until(lambda: not agent.session.connected, 20)
+        await until(lambda: not agent.session.connected)
         await until(lambda: agent.session.trouble)
         await asyncio.sleep(1.5)
         broker.signal(SIGCONT)
-        await until(lambda: agent.session.connected and agent.session.trouble is None, 20)
+        await until(lambda: agent.session.connected and agent.session.trouble is None)
 
 
 async def test_leaving_is_quick_even_when_the_broker_is_stopped(broker: Broker) -> None:
@@ -69,7 +69,7 @@ async def test_leaving_is_quick_even_when_the_broker_is_stopped(broker: Broker) 
         await until(lambda: agent.synced)
         broker.signal(SIGSTOP)
         began = loop.time()
-    assert loop.time() - began < 4
+    assert loop.time() - began < 15
 
 
 async def test_cancelling_is_not_forgotten_when_a_handler_fails_in_that_moment(broker: Broker) -> None:

@@ -145,7 +145,7 @@ def fake_fleet(settings: Settings, hosts: Mapping[str, Fake]) -> Iterator[None]:
 
     def run() -> None:
         task = loop.create_task(live())
-        loop.call_later(110, task.cancel)
+        loop.call_later(290, task.cancel)
         tasks.append(task)
         loop.run_until_complete(asyncio.wait((task,)))
         if not task.cancelled():
@@ -155,7 +155,7 @@ def fake_fleet(settings: Settings, hosts: Mapping[str, Fake]) -> Iterator[None]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield
     finally:
         loop.call_soon_threadsafe(tasks[0].cancel)

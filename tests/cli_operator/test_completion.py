@@ -38,7 +38,7 @@ def offered(line: str, settings_file: Path) -> tuple[list[str], str]:
     }
     command = [sys.executable, "-c", "import sys; sys.argv[0] = 'tapster'; from agent.cli.app import main; main()"]
     result = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120
     )
     return result.stdout.split(), result.stderr
 

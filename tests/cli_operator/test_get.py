@@ -177,5 +177,5 @@ def test_get_watches(tapster: Tapster, put: Put, tmp_path: Path) -> None:
         put(DB1.status("vm1"), guest(disk("vda", Phase.UP)).model_dump_json().encode())
         until(lambda: len(log.read_text().splitlines()) == 2, 60)
         watching.send_signal(signal.SIGINT)
-        assert watching.wait(30) == 0
+        assert watching.wait(60) == 0
     assert [json.loads(line)["phase"] for line in log.read_text().splitlines()] == ["Refused", "Up"]

@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 def go(settings: Settings, *files: Path, output: str = "table", wait: bool = False, **changes: Any) -> int:
     guests = changes.pop("absent", None)
-    timeout = changes.pop("timeout", 5.0) if wait else None
+    timeout = changes.pop("timeout", 60.0) if wait else None
     order = Order(**{"wanted": Selection(hosts=("db1",)), "seconds": timeout, **changes})
     if guests:
         return push.take_down([guests], order, agreed=True, settings=settings, output=output)
@@ -157,7 +157,8 @@ def test_wait_ends_with_what_became_of_the_document(
 ) -> None:
     outcome, said = expected
     with fake_host(settings, answer):
-        assert go(settings, file, wait=True, timeout=2.0, output="json") == (0 if outcome == "done" else 1)
+        patience = 5.0 if outcome == "timeout" else 60.0
+        assert go(settings, file, wait=True, timeout=patience, output="json") == (0 if outcome == "done" else 1)
     (shown,) = json.loads(capsys.readouterr().out)
     assert shown["outcome"] == outcome
     assert said in shown["message"]
@@ -172,7 +173,7 @@ def test_an_older_rejection_is_not_taken_for_ours(settings: Settings, put: Put, 
 def test_a_document_that_is_in_force_already_needs_no_wait(settings: Settings, file: Path) -> None:
     with fake_host(settings, up):
         assert go(settings, file, wait=True) == 0
-    assert go(settings, file, wait=True, generation=1, timeout=1.0) == 0
+    assert go(settings, file, wait=True, generation=1, timeout=60.0) == 0
 
 
 def test_absent_waits_until_every_disk_is_down(settings: Settings) -> None:

@@ -166,7 +166,7 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
     }
     put("tapster/v1/lab/hosts/h6/agent", birth("lost"))
     with fake_fleet(settings, hosts):
-        code, out, _ = tapster("plan", file, "--all", "--timeout", "2")
+        code, out, _ = tapster("plan", file, "--all", "--timeout", "5")
         assert code == 1
         lines: Sequence[str] = out.splitlines()
         assert set(lines[:3]) == {
@@ -182,7 +182,7 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
             "  silent: h4: did not answer in time: look at the agent's log there",
             "  unreadable: h5: from the future",
         ]
-        code, out, err = tapster("plan", file, "--all", "--timeout", "1", "-o", "json")
+        code, out, err = tapster("plan", file, "--all", "--timeout", "5", "-o", "json")
         assert code == 1
         assert {plan["host"] for plan in json.loads(out)} == {"h1", "h2", "h3"}
         assert "silent: h6: not asked, lost" in err

@@ -60,7 +60,7 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_ctrl_c(settings: Sett
         put(TOPICS.status("vm1"), b"")
         until(lambda: "db1/vm1/vda gone" in log.read_text())
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert len(log.read_text().splitlines()) == 7, "a line for each change, and none besides"
 
 
@@ -71,7 +71,7 @@ def test_the_broker_listens_until_it_is_stopped_and_keeps_what_is_retained(tmp_p
         with tapster(*words, log=tmp_path / "log") as process:
             until(lambda: listens(port))
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
     assert (tmp_path / "new/folder/mosquitto.db").exists()
 
 

@@ -77,7 +77,7 @@ class Nursery:
 
     def close(self) -> None:
         """No more agents; those that are there go on."""
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
 
 def _serve() -> None:

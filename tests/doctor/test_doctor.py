@@ -32,7 +32,7 @@ def doctor(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
         str(config),
         *words,
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 def findings(config: Path) -> tuple[int, dict[str, list[dict[str, Any]]]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 SECTOR = 512
 SIZE = 1 << 20
 HAD_FOR = 0.004
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def main() -> None:

@@ -214,7 +214,7 @@ def test_abort_ends_it_whoever_drives(
 ) -> None:
     with fake_fleet(settings, gated(4, Gate(), first=2)):
         assert tapster("push", definition(tmp_path, "old"), "--host", "h1", "--wait")[0] == 0
-        with driver(tmp_path, file, "--all", "--timeout", "3s") as first:
+        with driver(tmp_path, file, "--all", "--timeout", "10s") as first:
             until(lambda: first.said("wave 3/4 begins"))
             until(lambda: len(told(settings)) == 3)
             words = ("--rollback",) if rollback else ()

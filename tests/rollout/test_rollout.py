@@ -110,12 +110,12 @@ def test_a_host_that_never_answers_counts_as_failed_when_time_is_up(
 ) -> None:
     put(Topics("lab", "h9").agent, birth("lost"))
     with fake_fleet(settings, fleet(3, h4=Fake())):
-        code, shown, _ = rollout(tapster, file, "--all", "--wave", "1", "--max-failed", "2", "--timeout", "1s")
+        code, shown, _ = rollout(tapster, file, "--all", "--wave", "1", "--max-failed", "2", "--timeout", "5s")
         assert (code, shown["phase"]) == (0, "done")
         why = {one["host"]: one["message"] for one in shown["outcomes"]}
         assert "has not taken the document in yet" in why["h4"]
         assert "host 'h9' is lost; start its agent" in why["h9"]
-        code, shown, _ = rollout(tapster, file, "--all", "--wave", "1", "--max-failed", "0", "--timeout", "1s")
+        code, shown, _ = rollout(tapster, file, "--all", "--wave", "1", "--max-failed", "0", "--timeout", "5s")
         assert (code, shown["message"]) == (1, "h4 failed, 1 in all, and 0 of 5 hosts may")
 
 

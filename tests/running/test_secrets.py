@@ -51,7 +51,7 @@ def told_on_request(host: Bench) -> dict[str, str]:
         command = [sys.executable, "-c", "from agent.cli.app import main; main()", *words.split()]
         name = [host.host] if "host" in words else []
         command += [*name, "--config", str(host.config)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
         assert done.stdout, done.stderr
         told[words] = done.stdout + done.stderr
     return told

@@ -48,7 +48,7 @@ class Desk:
         """Run the command in the desk's folder; returns what it prints, or says where it was to fail."""
         configured = [] if words[:2] == ("keys", "new") else ["--config", str(self.config)]
         command = [sys.executable, "-c", "from agent.cli.app import main; main()", *words, *configured]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=self.path)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=self.path)
         assert done.returncode == code, done.stderr + done.stdout
         return done.stderr if code else done.stdout
 
