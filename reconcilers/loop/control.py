@@ -41,7 +41,9 @@ _CONFIG = struct.Struct("=2I5Q4I64s64s32s2Q8Q")  # struct loop_config: fd, block
 # ENOENT). Any other errno is about the image or the request, and final.
 _TRY_ANOTHER = {errno.EBUSY, errno.EAGAIN, errno.ENXIO, errno.ENODEV, errno.ENOENT}
 _ATTEMPTS = 64
-_STALE_AFTER = 8  # numbers lost in a row: others have taken many since they were looked at
+# So many numbers lost in a row: others have taken many since they were looked at. To look again takes long where there
+# are thousands, and others go on taking them, so after as many once more only a number will do that nobody has seen.
+_STALE_AFTER = 8
 
 
 class LoopFlags(IntFlag):
@@ -125,8 +127,13 @@ class LoopNumbers:
 
     def take(self) -> int:
         """A number to try next; its node exists."""
-        with suppress(KeyError):  # asked for rather than looked at first: other threads take numbers too
+        try:  # rather than to look first: other threads take numbers too
             return self._free.pop()
+        except KeyError:
+            return self.make()
+
+    def make(self) -> int:
+        """A number that was not there until now."""
         with _opened("/dev/loop-control", os.O_RDWR) as control:
             while True:
                 number, self._next = self._next, self._next + 1
@@ -197,9 +204,9 @@ def attach(
         *(bytes(tag), b"", b"", 0, 0, *[0] * 8),
     )
     for attempt in range(_ATTEMPTS):
-        if attempt and attempt % _STALE_AFTER == 0:
+        if attempt == _STALE_AFTER:
             numbers.learn()
-        minor = numbers.take()
+        minor = numbers.take() if attempt < 2 * _STALE_AFTER else numbers.make()
         try:
             with _opened(node(minor), os.O_RDONLY if read_only else os.O_RDWR) as device_fd:
                 fcntl.ioctl(device_fd, _LOOP_CONFIGURE, config)

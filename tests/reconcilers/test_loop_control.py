@@ -73,6 +73,22 @@ def test_numbers_that_others_have_taken_are_looked_at_anew(folder: Path, devices
         os.close(fd)
 
 
+def test_numbers_that_are_taken_while_they_are_looked_at_hold_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, devices: LoopDevices
+) -> None:
+    numbers, tag = LoopNumbers(), Tag.of(f"{os.getpid():08x}", KEY)
+    fds = [image(folder) for _ in range(21)]
+    taken = {attach(devices, fd, DiskKey("vm", f"vd{number}")).minor for number, fd in enumerate(fds[1:])}
+    with monkeypatch.context() as late:
+        late.setattr(control, "_minors", lambda: taken)
+        late.setattr(control, "is_bound", lambda _minor: False)
+        numbers.learn()
+        device = control.attach(fds[0], numbers, tag=tag, read_only=False, direct_io=False, block_size=512)
+    assert device.minor not in taken
+    for fd in fds:
+        os.close(fd)
+
+
 def test_what_was_asked_for_is_read_back(folder: Path, devices: LoopDevices) -> None:
     fd = image(folder)
     device = attach(devices, fd, offset=4096, size_limit=8192, block_size=4096)

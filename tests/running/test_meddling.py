@@ -211,6 +211,5 @@ def test_three_hundred_guests_at_once(host: Bench) -> None:
     links = [host.stable(f"many-{number}", "vda") for number in range(300)]
     assert len({link.readlink() for link in links}) == 300
     told = [event["data"] for event in host.events("tapster.disk.phase") if event["data"]["guest"].startswith("many-")]
-    # Where a disk of the machine's stands still, Attaching is told of, and after half a minute that the step hangs.
-    untroubled = [event for event in told if event["reason"] != "TimedOut"]
-    assert [event for event in untroubled if event["phase"] not in {"Attaching", "Up"}] == []
+    # Attaching is told of where it takes long.
+    assert [event for event in told if event["phase"] not in {"Attaching", "Up"}] == []
