@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from agent.bus.outbox import Outbox
 
 
-async def test_events_go_out_with_the_state_that_comes_of_them() -> None:
+async def test_events_go_out_with_the_state_that_comes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.bus.outbox.COMPANY_SECONDS", 3600)  # or a machine that stands still is taken for it
     outbox = Outbox(room=10)
     outbox.append("events/disk", b"1")
     taker = asyncio.create_task(outbox.batch(100))

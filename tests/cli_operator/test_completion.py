@@ -19,6 +19,9 @@ from tests.broker import Broker, free_port
 from tests.cli_operator.fake_host import Put, birth
 
 DB1, DB2 = Topics("lab", "db1"), Topics("lab", "db2")
+PROGRAM = "import sys; sys.argv[0] = 'tapster'; from agent.cli.app import main; main()"
+PATIENT = f"from agent.fleet import names; names.BUS_SECONDS = names.ALL_SECONDS = 60.0; {PROGRAM}"
+"""An operator rather gets no names than waits for them; a test on a slow machine waits."""
 
 
 def config(folder: Path, port: int) -> Path:
@@ -27,7 +30,7 @@ def config(folder: Path, port: int) -> Path:
     return path
 
 
-def offered(line: str, settings_file: Path) -> tuple[list[str], str]:
+def offered(line: str, settings_file: Path, program: str = PATIENT) -> tuple[list[str], str]:
     """What bash is offered at the end of a line, and what is said besides; the words are cut as bash does it."""
     words = ["tapster", *re.findall("=+|[^ =]+|(?<= )$", line)]
     environment = {
@@ -36,9 +39,13 @@ def offered(line: str, settings_file: Path) -> tuple[list[str], str]:
         "COMP_CWORD": str(len(words) - 1),
         "TAPSTER_CONFIG": str(settings_file),
     }
-    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'tapster'; from agent.cli.app import main; main()"]
     result = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     return result.stdout.split(), result.stderr
 
@@ -111,14 +118,13 @@ def test_a_broker_that_does_not_answer_keeps_nobody_waiting(own_broker: Broker, 
     file = config(tmp_path, own_broker.port)
     file.write_text(f"{file.read_text()}broker.connect_timeout = 300\n")
     own_broker.signal(signal.SIGSTOP)
-    assert offered("push --host ", file) == ([], "")
+    assert offered("push --host ", file, PROGRAM) == ([], "")
 
 
 def typed_into_bash(keys: str, folder: Path, settings_file: Path) -> list[str]:
     """What a command is called with that is typed in an interactive bash; a tab completes, as it does at a terminal."""
     program = folder / "tapster"
-    code = "import sys; sys.argv[0] = 'tapster'; from agent.cli.app import main; main()"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(PATIENT)} "$@"\n')
     program.chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TAPSTER_CONFIG": str(settings_file)}
     told = folder / "told"
@@ -135,7 +141,7 @@ def typed_into_bash(keys: str, folder: Path, settings_file: Path) -> list[str]:
         with suppress(OSError):  # the terminal's end, once bash has left
             while os.read(mine, 4096):
                 pass
-        bash.wait(60)
+        bash.wait(120)
     os.close(mine)
     return told.read_text().splitlines()
 
