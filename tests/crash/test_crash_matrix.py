@@ -52,7 +52,7 @@ def crash_bench(nursery: Nursery, broker: Broker, scenario: Scenario) -> Iterato
         shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_kill_in_front_of_any_effect_leaves_nothing_wrong(scenario: Scenario, crash_bench: CrashBench) -> None:
     bench = crash_bench

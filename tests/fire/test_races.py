@@ -86,7 +86,7 @@ def counted(bench: Bench) -> dict[str, Any]:
     return dict(json.loads(payloads[-1])) if payloads else {}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_disks_come_and_go_while_others_take_loop_devices(bench: Bench) -> None:
     loops = {f"loop-{n}": bench.image(f"loop-{n}.img") for n in range(DISKS)}
     taps = {f"tap-{n}": bench.image(f"tap-{n}.img") for n in range(TAPS)}

@@ -90,7 +90,7 @@ def test_a_held_disk_is_not_written_and_its_copy_has_every_flushed_write(bench: 
     up = bench.until_phase("vm1", "vda", "Up")
     with writing(bench) as writer:
         flushed = dict(writer.done)
-        held = tapster(bench, "quiesce", "vm1")
+        held = tapster(bench, "quiesce", "vm1", "--for", "600")
         assert (held.returncode, held.stderr) == (0, "")
         before, content = image.stat(), image.read_bytes()
         told = bench.until_phase("vm1", "vda", "Degraded")
@@ -130,7 +130,7 @@ def test_a_forgotten_disk_goes_on_by_itself_and_its_copy_is_not_trusted(bench: B
 def test_a_held_disk_is_taken_down_only_when_it_goes_on(bench: Bench) -> None:
     bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
     bench.until_phase("vm1", "vda", "Up")
-    assert tapster(bench, "quiesce", "vm1", "--for", "4").returncode == 0
+    assert tapster(bench, "quiesce", "vm1", "--for", "8").returncode == 0
     bench.until_phase("vm1", "vda", "Degraded")
     bench.absent("vm1")
     bench.until(lambda: bench.statuses["vm1"]["observed_generation"] is None and bench.servers())
