@@ -34,12 +34,21 @@ class Broker:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([program, "-c", str(self._file)], stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE
-        while True:
-            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
-                return
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, "mosquitto does not listen"
-            time.sleep(0.01)
+        for port in self.ports:
+            while not self._takes_connections(port):
+                assert self._process.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline, "mosquitto does not listen"
+                time.sleep(0.01)
+
+    @property
+    def ports(self) -> list[int]:
+        """All that it listens on."""
+        return [self.port]
+
+    def _takes_connections(self, port: int) -> bool:
+        with suppress(OSError), socket.create_connection((self.host, port), timeout=1):
+            return True
+        return False
 
     def configuration(self) -> str:
         """Its mosquitto.conf."""

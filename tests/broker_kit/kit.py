@@ -48,6 +48,11 @@ class KitBroker(Broker):
         self.host = "localhost"
         self.operators_port = free_port()
 
+    @property
+    def ports(self) -> list[int]:
+        """Hosts' and operators'; it opens one after the other."""
+        return [self.port, self.operators_port]
+
     def configuration(self) -> str:
         text = (KIT / "mosquitto.conf").read_text()
         for usual, port in (("8883", self.port), ("8884", self.operators_port)):
