@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ _CONFIG = struct.Struct("=2I5Q4I64s64s32s2Q8Q")  # struct loop_config: fd, block
 # ENOENT). Any other errno is about the image or the request, and final.
 _TRY_ANOTHER = {errno.EBUSY, errno.EAGAIN, errno.ENXIO, errno.ENODEV, errno.ENOENT}
 _ATTEMPTS = 64
-# So many numbers lost in a row: others have taken many since they were looked at. To look again takes long where there
-# are thousands, and others go on taking them, so after as many once more only a number will do that nobody has seen.
+# So many numbers lost in a row: others have taken many since they were looked at, and may do so while they are looked
+# at again. So after as many once more only a number will do that nobody has seen.
 _STALE_AFTER = 8
 
 
@@ -117,20 +118,27 @@ class LoopNumbers:
 
     def __init__(self) -> None:
         self._free: set[int] = set()
+        self._taken: set[int] = set()
         self._next = 0
+        self._looking = threading.Lock()
 
     def learn(self) -> None:
-        """Read sysfs."""
-        known = _minors()
-        self._free = {minor for minor in known if not is_bound(minor)}
-        self._next = max(known, default=-1) + 1
+        """Read sysfs. Where there are thousands that takes long, and what other threads take meanwhile is not free."""
+        with self._looking:
+            self._taken.clear()
+            known = _minors()
+            free = {minor for minor in known if not is_bound(minor)}
+            self._next = max(known, default=-1) + 1
+            self._free = free - self._taken
 
     def take(self) -> int:
         """A number to try next; its node exists."""
         try:  # rather than to look first: other threads take numbers too
-            return self._free.pop()
+            number = self._free.pop()
         except KeyError:
-            return self.make()
+            number = self.make()
+        self._taken.add(number)
+        return number
 
     def make(self) -> int:
         """A number that was not there until now."""
@@ -150,6 +158,7 @@ class LoopNumbers:
 
     def give_back(self, minor: int) -> None:
         """The device with this number was detached."""
+        self._taken.discard(minor)
         self._free.add(minor)
 
 

@@ -89,6 +89,21 @@ def test_numbers_that_are_taken_while_they_are_looked_at_hold_nobody_up(
         os.close(fd)
 
 
+def test_a_number_that_is_taken_while_they_are_looked_at_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, taken = LoopNumbers(), set[int]()
+
+    def slowly(_minor: int) -> bool:
+        if not taken:
+            taken.add(numbers.take())
+        return False
+
+    numbers.learn()
+    monkeypatch.setattr(control, "is_bound", slowly)
+    numbers.learn()
+    assert taken
+    assert not taken & numbers._free
+
+
 def test_what_was_asked_for_is_read_back(folder: Path, devices: LoopDevices) -> None:
     fd = image(folder)
     device = attach(devices, fd, offset=4096, size_limit=8192, block_size=4096)
