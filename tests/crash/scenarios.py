@@ -86,6 +86,10 @@ def _grow(bench: CrashBench) -> None:
         image.truncate(2 << 20)
 
 
+def _says_grown(bench: CrashBench) -> bool:
+    return bool(bench.disk(GUEST, "vda").get("size_bytes") == 2 << 20)
+
+
 def _hold_still(bench: CrashBench) -> None:
     ask(HoldRequests(bench.runtime), [AIO.key], 600)
 
@@ -146,7 +150,9 @@ def _use_and_want_nothing(bench: CrashBench) -> None:
 
 
 def _kill_server(bench: CrashBench) -> None:
-    os.kill(bench.servers()[0], signal.SIGKILL)
+    server = bench.servers()[0]
+    os.kill(server, signal.SIGKILL)
+    bench.until(lambda: server not in bench.servers())  # or all would seem to be at rest before it is dead
 
 
 def _use_and_kill_server(bench: CrashBench) -> None:
@@ -241,8 +247,8 @@ SCENARIOS = [
     _change("rename the target", (LOOP,), (replace(LOOP, target="sda"),)),
     _change("make read-only", (LOOP,), (READ_ONLY,)),
     _change("make writable", (READ_ONLY,), (LOOP,)),
-    Scenario(name="grow", before=(LOOP,), happens=_grow, after=(LOOP,), reset=_shrink_back),
-    Scenario(name="grow a tap", before=(AIO,), happens=_grow, after=(AIO,), reset=_shrink_back),
+    Scenario(name="grow", before=(LOOP,), happens=_grow, after=(LOOP,), reset=_shrink_back, says=_says_grown),
+    Scenario(name="grow a tap", before=(AIO,), happens=_grow, after=(AIO,), reset=_shrink_back, says=_says_grown),
     Scenario(
         name="enlarge loop",
         before=(LOOP,),
