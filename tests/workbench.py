@@ -177,6 +177,10 @@ class Bench:
         payloads = [payload for topic, payload in self.messages if "/events/" in topic]
         return [event for event in map(json.loads, payloads) if event["type"].startswith(kind)]
 
+    def births(self) -> list[dict[str, Any]]:
+        """What the agent has said of itself so far, or its broker for it."""
+        return [json.loads(payload) for topic, payload in self.messages if topic == f"{self.topics}/agent" and payload]
+
     # Waiting.
 
     def until(self, holds: Callable[[], Any]) -> None:

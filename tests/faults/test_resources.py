@@ -1,11 +1,9 @@
 """The host runs out of something: what is up stays, the status says what is lacking, and all recovers by itself."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -141,18 +139,13 @@ def test_a_server_that_is_installed_later_is_found(
         bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
         until_failed(bench, "vm1", "is not installed")
         assert bench.disk("vm1", "vda")["error"]["reason"] == "BackendUnavailable"
-        assert "blktap" not in births(bench)[-1]["capabilities"]["backends"]
+        assert "blktap" not in bench.births()[-1]["capabilities"]["backends"]
         (tmp_path / SERVER).symlink_to(server)
         if resync > 1:
             bench.resync()
         bench.until_guest("vm1", "Up")
-        bench.until(lambda: births(bench)[-1]["capabilities"]["servers"].keys() == {"storage-daemon"})
-        assert births(bench)[-1]["state"] == "online"
-
-
-def births(bench: Bench) -> list[dict[str, Any]]:
-    """What the agent has said of itself so far."""
-    return [json.loads(payload) for topic, payload in bench.messages if topic == f"{bench.topics}/agent"]
+        bench.until(lambda: bench.births()[-1]["capabilities"]["servers"].keys() == {"storage-daemon"})
+        assert bench.births()[-1]["state"] == "online"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """Signals, settings and folders: what is wrong is said, and no disk is touched by any of it."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,10 +27,6 @@ def changed_config(bench: Bench, old: str, new: str) -> Path:
     return config
 
 
-def births(bench: Bench) -> list[dict[str, Any]]:
-    return [json.loads(payload) for topic, payload in bench.messages if topic == f"{bench.topics}/agent" and payload]
-
-
 def test_sighup_takes_new_settings_and_wrong_ones_change_nothing(bench: Bench) -> None:
     bench.push_disks("vm1", loop_disk("vda", bench.image("a.img")))
     before = bench.until_phase("vm1", "vda", "Up")
@@ -40,8 +34,8 @@ def test_sighup_takes_new_settings_and_wrong_ones_change_nothing(bench: Bench) -
     bench.config.write_text(text.replace("[broker]", '[labels]\nrack = "12"\n[broker]'))
     with bench.stable("vm1", "vda").open("rb"):
         bench.send(signal.SIGHUP)
-        bench.until(lambda: births(bench)[-1]["state"] == "online" and births(bench)[-1]["labels"] == {"rack": "12"})
-        sessions = {birth["session"] for birth in births(bench)}
+        bench.until(lambda: bench.births()[-1]["state"] == "online" and bench.births()[-1]["labels"] == {"rack": "12"})
+        sessions = {birth["session"] for birth in bench.births()}
         bench.config.write_text(text.replace("[broker]", "colour = 1\n[broker]"))
         bench.send(signal.SIGHUP)
         bench.until(lambda: any("colour" in line.get("why", "") for line in bench.log_lines() if line.get("why")))
@@ -53,8 +47,8 @@ def test_sighup_takes_new_settings_and_wrong_ones_change_nothing(bench: Bench) -
     bench.statuses.clear()
     bench.resync()
     assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == before["diskseq"]
-    assert {birth["session"] for birth in births(bench)} == sessions
-    assert births(bench)[-1]["labels"] == {"rack": "12"}
+    assert {birth["session"] for birth in bench.births()} == sessions
+    assert bench.births()[-1]["labels"] == {"rack": "12"}
     bench.config.write_text(text)
 
 
@@ -63,7 +57,7 @@ def test_a_storm_of_signals_leaves_a_working_agent(bench: Bench) -> None:
     before = bench.until_phase("vm1", "vda", "Up")
     for _ in range(20):
         bench.send(signal.SIGHUP)
-    bench.until(lambda: births(bench)[-1]["state"] == "online" and len({b["session"] for b in births(bench)}) > 1)
+    bench.until(lambda: bench.births()[-1]["state"] == "online" and len({b["session"] for b in bench.births()}) > 1)
     bench.statuses.clear()
     bench.resync()
     assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == before["diskseq"]
