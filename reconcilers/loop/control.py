@@ -136,7 +136,7 @@ class LoopNumbers:
         try:  # rather than to look first: other threads take numbers too
             number = self._free.pop()
         except KeyError:
-            number = self.make()
+            return self.make()
         self._taken.add(number)
         return number
 
@@ -154,6 +154,7 @@ class LoopNumbers:
                         Reason.NO_LOOP_DEVICE,
                         f"the kernel made no loop device {number}: {error.strerror}; is the loop module loaded?",
                     ) from error
+                self._taken.add(number)
                 return number
 
     def give_back(self, minor: int) -> None:
