@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry
 from agent.events import Cause
 from agent.metrics.counts import Counts
 from agent.report import Report
-from agent.status import Phase
-from reconcilers.actual import Attached, FileId
+from agent.status import Outage, Phase, now
+from reconcilers.actual import Attached, FileId, TapFacts
+from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Format
 from reconcilers.tuning import UNTUNED
@@ -29,9 +30,32 @@ ATTACHED = Attached(
     server="a server",
     server_alive=True,
     linked=True,
+    tap=TapFacts(
+        server=ServerKind.STORAGE_DAEMON,
+        device=DeviceKind.FUSE_LOOP,
+        export="/run/export",
+        process_id=41,
+        unit=None,
+        flushes=True,
+        takes_limits=True,
+    ),
 )
 UP = Report(phase=Phase.UP, reason=Reason.AS_DESIRED, message="", attached=ATTACHED, cause=Cause.DOCUMENT)
 ANEW = replace(UP, attached=replace(ATTACHED, diskseq=8))
+
+
+def over(report: Report, reason: Reason, cause: Cause = Cause.TIMER) -> Report:
+    """The report of a disk whose outage has just ended."""
+    outage = Outage(began=now(), ended=now(), reason=reason, message="")
+    return replace(report, cause=cause, outage=outage, outage_is_news=True)
+
+
+def served_by(report: Report, process_id: int) -> Report:
+    """The same with another server."""
+    assert report.attached
+    assert report.attached.tap
+    tap = replace(report.attached.tap, process_id=process_id)
+    return replace(report, attached=replace(report.attached, tap=tap))
 
 
 def counted(*pairs: tuple[Report | None, Report]) -> dict[str, float]:
@@ -61,10 +85,35 @@ def test_a_replacement_that_an_operator_asked_for_is_none() -> None:
     assert counted((UP, ANEW))["repairs"] == 0
 
 
+def restarts(before: Report | None, report: Report) -> float:
+    return counted((before, report))["restarts"]
+
+
 def test_a_tap_that_died_and_was_started_anew_is_both() -> None:
     lost = replace(UP, phase=Phase.LOST, reason=Reason.SERVER_LOST)
-    found = counted((lost, replace(ANEW, cause=Cause.SERVER)))
-    assert (found["repairs"], found["restarts"]) == (1, 1)
+    after = over(ANEW, Reason.SERVER_LOST, cause=Cause.SERVER)
+    for before in (lost, UP):  # with a holder, whose device is lost first, and without
+        found = counted((before, after), (after, replace(after, outage_is_news=False)))
+        assert (found["repairs"], found["restarts"]) == (1, 1)
+
+
+def test_a_tap_that_died_while_no_agent_ran_or_under_a_device_that_stays_is_a_restart() -> None:
+    assert restarts(None, over(ANEW, Reason.SERVER_LOST)) == 1
+    assert restarts(UP, over(UP, Reason.SERVER_LOST)) == 1
+
+
+def test_a_tap_that_hung_is_a_restart_if_another_server_came() -> None:
+    assert restarts(UP, over(UP, Reason.SERVER_HUNG)) == 0
+    assert restarts(UP, over(served_by(ANEW, 42), Reason.SERVER_HUNG)) == 1
+
+
+def test_an_outage_that_lasts_and_one_of_the_storage_are_no_restarts() -> None:
+    after = over(ANEW, Reason.SERVER_LOST)
+    assert after.outage
+    assert restarts(UP, replace(after, outage=after.outage.model_copy(update={"ended": None}))) == 0
+    loop = replace(ATTACHED, backend=Backend.LOOP, tap=None)
+    gone = replace(UP, phase=Phase.LOST, reason=Reason.STORAGE_LOST, attached=loop)
+    assert restarts(gone, over(replace(UP, attached=replace(loop, diskseq=8)), Reason.STORAGE_LOST)) == 0
 
 
 def test_retries_are_counted_by_what_they_try_to_get_over() -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_a_device_taken_away_is_counted_as_a_repair(scraped: Scraped) -> None:
     subprocess.run(["losetup", "-d", before["device_path"]], check=True)
     host.until(lambda: host.disk("vm2", "vda")["diskseq"] not in {None, before["diskseq"]})
     assert scraped.value("tapster_drift_repairs_total") == repairs + 1
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_tap_that_was_killed_is_counted_as_a_restart(scraped: Scraped, *, held: bool) -> None:
+    host, guest = scraped.host, f"tap-{held}"
+    host.push_disks(guest, tap_disk("vda", host.formatted(f"{guest}.qcow2", "qcow2"), "qcow2"))
+    before = host.until_phase(guest, "vda", "Up")
+    restarts = scraped.value("tapster_tap_restarts_total")
+    with host.stable(guest, "vda").open("rb") if held else nullcontext():
+        os.kill(before["effective"]["tap"]["process_id"], signal.SIGKILL)
+        if held:
+            host.until_phase(guest, "vda", "Lost")
+            assert scraped.value("tapster_tap_restarts_total") == restarts
+    host.until(lambda: (host.disk(guest, "vda")["last_outage"] or {}).get("ended"))
+    assert scraped.value("tapster_tap_restarts_total") == restarts + 1
+    host.absent(guest)
+    host.until_guest(guest, "Down")
 
 
 def test_both_formats_are_what_their_parsers_read(scraped: Scraped) -> None:
