@@ -92,10 +92,8 @@ async def _guest(name: str, wanted: Selection, settings: Settings) -> tuple[str,
     async with operator(settings) as op:
         census = await take_census(op, wanted, [name])
     fleet = shown(census.fleet, wanted)
-    if missing := nothing(fleet, wanted, name, settings):
-        return "", missing
     parts = ["".join(f"{line}\n" for line in _guest_lines(census, status)) for status in fleet.ordered()]
-    return "\n".join(parts), None
+    return "\n".join(parts), nothing(fleet, wanted, name, settings)
 
 
 def _guest_lines(census: Census, status: GuestStatus) -> Lines:

@@ -18,7 +18,7 @@ from agent.fleet.clocks import told
 from agent.fleet.look import look, shown
 from agent.fleet.targets import Selection
 from agent.fleet.view import Fleet, rejection
-from agent.fleet.words import printable
+from agent.fleet.words import names, printable
 from agent.settings import Settings
 from agent.status import AT_REST
 
@@ -57,7 +57,7 @@ def run(
         output: `wide` has more columns; JSON is a list, and with `watch` an object a line.
 
     Returns:
-        0, or 1 if there is nothing to show, something can't be read by this version, or the bus can't be used.
+        0, or 1 if something is not there that was asked for, can't be read by this version, or the bus can't be used.
     """
     found = _get(kind, frozenset(names), wanted=wanted, watch=watch, settings=settings, output=output)
     return until_enough("get", found)
@@ -70,10 +70,12 @@ async def _get(
     async with operator(settings) as op:
         guest = next(iter(names)) if word != "hosts" and len(names) == 1 else None
         fleet = await look(op, wanted, guest, glances=word == "hosts")
-        view = _named(shown(fleet, wanted), word, names)
+        meant = shown(fleet, wanted)
+        view = _named(meant, word, names)
         rows = kind.rows(view)
-        if not rows:
-            sys.stderr.write(f"tapster get: {_none(view, word, wanted, guest, settings)}\n")
+        missing = nothing(meant, wanted, guest, settings) or _missing(meant, word, names, rows)
+        if missing:
+            sys.stderr.write(f"tapster get: {missing}\n")
         _print(kind, view, rows, output, as_list=not watch)
         for topic, why in sorted(fleet.unreadable.items()):
             sys.stderr.write(f"tapster get: {topic} can't be read by this version: {why}\n")
@@ -86,7 +88,7 @@ async def _get(
             view = _named(shown(fleet, wanted), word, names)
             before, rows = rows, kind.rows(view)
             _print_changes(kind, view, before, rows, output)
-        return 0 if rows and not fleet.unreadable else 1
+        return 1 if missing or fleet.unreadable else 0
 
 
 def _named(fleet: Fleet, word: str, names: frozenset[str]) -> Fleet:
@@ -98,8 +100,13 @@ def _named(fleet: Fleet, word: str, names: frozenset[str]) -> Fleet:
     return Fleet(fleet.topics, fleet.hosts, guests, fleet.glances, fleet.unreadable)
 
 
-def _none(fleet: Fleet, word: str, wanted: Selection | None, guest: str | None, settings: Settings) -> str:
-    return nothing(fleet, wanted, guest, settings) or f"there are no such {word}; without a name, all are shown"
+def _missing(fleet: Fleet, word: str, asked: frozenset[str], rows: dict[str, Row]) -> str | None:
+    """What to say of names that are not there, or where there is nothing at all."""
+    there = fleet.hosts.keys() if word == "hosts" else {guest for _, guest in fleet.guests}
+    if absent := sorted(asked - there):
+        kind = "host" if word == "hosts" else "guest"
+        return f"there is no {kind} {names([repr(name) for name in absent])} here; without a name, all are shown"
+    return None if rows else f"there are no such {word}; without a name, all are shown"
 
 
 def _print(kind: Kind, view: Fleet, rows: dict[str, Row], output: Format, *, as_list: bool) -> None:

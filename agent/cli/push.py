@@ -40,7 +40,7 @@ def run(files: Sequence[Path], order: Order, *, settings: Settings, output: str)
     try:
         definitions = read_definitions(files, settings)
         _check_template(definitions, order)
-        deliveries = asyncio.run(_push(definitions, order, settings))
+        deliveries = asyncio.run(_push("push", definitions, order, settings))
     except (RefusedError, BusError, TopicError, TargetError) as error:
         return _say("push", str(error))
     return report("push", deliveries, output)
@@ -60,7 +60,8 @@ def take_down(guests: Sequence[str], order: Order, *, agreed: bool, settings: Se
         As `run` does.
     """
     try:
-        deliveries = asyncio.run(_push([Definition(guest, None) for guest in guests], order, settings, agreed=agreed))
+        definitions = [Definition(guest, None) for guest in guests]
+        deliveries = asyncio.run(_push("absent", definitions, order, settings, agreed=agreed))
     except (RefusedError, BusError, TopicError, TargetError) as error:
         return _say("absent", str(error))
     return report("absent", deliveries, output)
@@ -100,7 +101,7 @@ async def _push_sealed(sealed: Sequence[Sealed], seconds: float | None, settings
             for delivery in found:
                 number(delivery, found, census, order, settings.limits.document_bytes)
                 delivery.payload = one.payload
-            _tell_who_is_away(found, census)
+            _tell_who_is_away("push", found, census)
             await op.publish(found[0].topic(op.topics), one.payload)
             if seconds is not None:
                 with _progress(found, census) as progress:
@@ -119,7 +120,7 @@ def report(command: str, deliveries: Sequence[Delivery], output: str) -> int:
 
 
 async def _push(
-    definitions: Sequence[Definition], order: Order, settings: Settings, *, agreed: bool = True
+    command: str, definitions: Sequence[Definition], order: Order, settings: Settings, *, agreed: bool = True
 ) -> list[Delivery]:
     async with operator(settings) as op:
         check_names(order.wanted, op.topics)
@@ -130,7 +131,7 @@ async def _push(
             number(delivery, deliveries, census, order, settings.limits.document_bytes)
         if not agreed:
             _agree(deliveries)
-        _tell_who_is_away(deliveries, census)
+        _tell_who_is_away(command, deliveries, census)
         await op.publish_all({delivery.topic(op.topics): delivery.payload for delivery in deliveries}.items())
         if order.seconds is not None:
             with _progress(deliveries, census) as progress:
@@ -161,7 +162,7 @@ def _agree(deliveries: Sequence[Delivery]) -> None:
         raise RefusedError("nothing was published; agree, or say --yes")
 
 
-def _tell_who_is_away(deliveries: Sequence[Delivery], census: Census) -> None:
+def _tell_who_is_away(command: str, deliveries: Sequence[Delivery], census: Census) -> None:
     hosts = {delivery.host: census.fleet.hosts.get(delivery.host) for delivery in deliveries if delivery.host}
     away: dict[str, list[str]] = {}
     for host, agent in hosts.items():
@@ -169,10 +170,10 @@ def _tell_who_is_away(deliveries: Sequence[Delivery], census: Census) -> None:
             away.setdefault(agent.state if agent else "unknown to the fleet", []).append(repr(host))
     for state, there in sorted(away.items()):
         of = "s" if len(there) > 1 else ""
-        _say("push", f"host{of} {names(there)} {'are' if of else 'is'} {state}; documents wait there on the bus")
+        _say(command, f"host{of} {names(there)} {'are' if of else 'is'} {state}; documents wait there on the bus")
     for delivery in deliveries:
         if delivery.host is None:
-            _say("push", f"no host follows group {delivery.group!r} yet; the document waits for those that will")
+            _say(command, f"no host follows group {delivery.group!r} yet; the document waits for those that will")
 
 
 @contextmanager

@@ -57,11 +57,12 @@ async def _look(wanted: Selection | None, guest: str | None, settings: Settings)
 
 
 def nothing(fleet: Fleet, wanted: Selection | None, guest: str | None, settings: Settings) -> str | None:
-    """What to say where something was asked for and is not there."""
+    """What to say where something was asked for and is not there, if only one of the hosts that were named."""
     where = f"fleet {settings.fleet!r} at {settings.broker.host}:{settings.broker.port}"
-    strangers = [host for host in wanted.hosts if host not in fleet.hosts] if wanted else []
-    if strangers and not fleet.guests:
-        return f"host {names([repr(host) for host in strangers])} has never been in {where}; see `tapster get hosts`"
+    seen = fleet.hosts.keys() | {host for host, _ in fleet.guests}
+    if strangers := [repr(host) for host in wanted.hosts if host not in seen] if wanted else []:
+        who = f"host {strangers[0]} has" if len(strangers) == 1 else f"hosts {names(strangers)} have"
+        return f"{who} never been in {where}; see `tapster get hosts`"
     if wanted and not fleet.hosts and not fleet.guests:
         return f"no host in {where} is meant by {wanted}; see `tapster get hosts -o wide` for their labels"
     if guest is not None and not fleet.guests:

@@ -80,11 +80,33 @@ def test_programs_get_lists(tapster: Tapster) -> None:
         assert [one["target"] for one in things["disks"]] == ["vda", "vdb", "vda"]
 
 
+@pytest.mark.parametrize(
+    ("words", "shown", "said"),
+    [
+        (("get", "hosts", "db1", "db9"), "db1", "there is no host 'db9' here"),
+        (("get", "guests", "vm1", "vm9"), "vm1", "there is no guest 'vm9' here"),
+        (("get", "disks", "vm1", "vm8", "vm9"), "vda", "there is no guest 'vm8', 'vm9' here"),
+        (("get", "disks", "--host", "db1", "--host", "db9"), "vda", "host 'db9' has never been in fleet 'lab'"),
+        (("status", "--host", "db1", "--host", "db9", "vm1"), "vda", "host 'db9' has never been in fleet 'lab'"),
+        (("describe", "guest", "vm1", "--host", "db1", "--host", "db9"), "vda", "host 'db9' has never been"),
+    ],
+)
+@pytest.mark.usefixtures("lab")
+def test_what_is_only_partly_there_is_shown_and_the_rest_is_said(
+    tapster: Tapster, words: tuple[str, ...], shown: str, said: str
+) -> None:
+    code, out, err = tapster(*words)
+    assert code == 1
+    assert shown in out
+    assert said in err
+
+
 @pytest.mark.usefixtures("lab")
 def test_what_is_not_there_and_what_is_no_kind_is_said(tapster: Tapster) -> None:
     code, out, err = tapster("get", "guests", "vm9", "-o", "json")
     assert (code, out) == (1, "[]\n")
     assert "has a guest 'vm9'" in err
+    assert "there is no host 'db9' here" in tapster("get", "hosts", "db9")[2]
     assert tapster("get", "pods")[0] == 2
     assert "is meant by -l 'site=par'" in tapster("get", "hosts", "-l", "site=par")[2]
 

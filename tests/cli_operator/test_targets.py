@@ -143,6 +143,8 @@ def test_absent_goes_to_those_that_have_the_guest_and_asks_first(
             "h3: vm1 absent, generation 2: done",
         ]
         assert "none of the 4 hosts that --all means has guest 'vm2'" in tapster("absent", "vm2", "--all", "-y")[2]
+    said = tapster("absent", "vm1", "--host", "h9")[2]
+    assert said == "tapster absent: host 'h9' is unknown to the fleet; documents wait there on the bus\n"
 
 
 def answer(host: str, *steps: tuple[str, str, Reason | None]) -> bytes:
