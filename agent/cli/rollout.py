@@ -14,7 +14,7 @@ from agent.cli.rollout_view import as_json, progress
 from agent.fleet.census import take_census
 from agent.fleet.order import Definition, RefusedError
 from agent.fleet.targets import Selection
-from agent.fleet.words import names, printable
+from agent.fleet.words import counted, names, printable
 from agent.rollout.begin import EVERYWHERE, NO_BLIND_SEAL, Terms, begin
 from agent.rollout.claim import claim, read_ledger, rivals
 from agent.rollout.drive import Drive
@@ -210,6 +210,7 @@ async def _roll(drive: Drive, record: Record) -> bool:
     if record.state and record.state.phase is Phase.ROLLING_BACK:  # the broker was away while it was taken back
         await drive.restore()
         return False
+    _tell_who_is_away(drive, record)
     wave = record.state.wave if record.state else 1
     await drive.stand(Phase.ROLLING, f"wave {wave} of {record.plan.waves}", wave=wave)
     state = await drive.roll()
@@ -218,6 +219,16 @@ async def _roll(drive: Drive, record: Record) -> bool:
         say(f"{record.id} stopped: {state.message}; the previous documents are being restored")
         await drive.restore()
     return state.phase is Phase.DONE
+
+
+def _tell_who_is_away(drive: Drive, record: Record) -> None:
+    """Before anything is published: one host that is off would bring a whole rollout to its end, and maybe back."""
+    plan, away = record.plan, drive.away
+    if away:
+        say(
+            f"{names(away)} {'is' if len(away) == 1 else 'are'} away; a host that has not done it {plan.timeout_s:g} s "
+            f"after its wave began has failed, and {plan.max_failed} of {counted(plan.hosts, 'host')} may"
+        )
 
 
 async def _restore(drive: Drive) -> bool:

@@ -17,7 +17,7 @@ from agent.fleet.words import printable
 from agent.rollout.begin import EVERYWHERE
 from agent.rollout.claim import RivalError, forget, read_ledger
 from agent.rollout.outcomes import outcomes
-from agent.rollout.record import Phase, Record
+from agent.rollout.record import ENDED, Record
 from agent.rollout.seat import Seat, TakenOverError
 from agent.settings import Settings
 
@@ -29,7 +29,7 @@ class UnknownError(Exception):
 
 
 def status(rollout: str, *, settings: Settings, output: str) -> int:
-    """Print how a rollout stands, as its hosts' statuses tell now; returns 0 if all that was published is done."""
+    """Print how a rollout stands, as its hosts' statuses tell now; returns 0 once it has come to its end, else 1."""
 
     async def look() -> tuple[Record, dict[str, Delivery]]:
         async with operator(settings) as op:
@@ -43,7 +43,7 @@ def status(rollout: str, *, settings: Settings, output: str) -> int:
             sys.stdout.write(json.dumps(as_json(record, each), indent=2) + "\n")
         else:
             print_status(record, each)
-        return 0 if record.state and record.state.phase not in {Phase.STOPPED, Phase.ROLLING_BACK} else 1
+        return 0 if record.state and record.state.phase in ENDED else 1
 
     return run(look(), show)
 

@@ -132,12 +132,14 @@ def _limits(record: Record) -> str:
 
 
 def _waves(record: Record, outcomes: Mapping[str, Delivery]) -> Table:
-    table = Table("WAVE", "HOSTS", "DONE", "FAILED", "WAITING", "NOT YET", box=None, pad_edge=False)
+    table = Table("WAVE", "HOSTS", "DONE", "FAILED", "OVERTAKEN", "WAITING", "NOT YET", box=None, pad_edge=False)
     for number, wave in record.waves.items():
         here = [outcomes[entry.host] for entry in wave.hosts if entry.host in outcomes]
         done = sum(one.outcome == "done" for one in here)
         waiting = sum(not one.over for one in here)
-        counts = (len(wave.hosts), done, len(here) - done - waiting, waiting, len(wave.hosts) - len(here))
+        overtaken = sum(one.outcome == "overtaken" for one in here)
+        failed = len(here) - done - overtaken - waiting
+        counts = (len(wave.hosts), done, failed, overtaken, waiting, len(wave.hosts) - len(here))
         name = f"{number} (canary)" if number == 1 and record.plan.canary else str(number)
         table.add_row(name, *map(str, counts))
     return table

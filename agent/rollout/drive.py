@@ -15,6 +15,7 @@ from agent.document import digest
 from agent.fleet.census import Census
 from agent.fleet.delivery import Delivery, standing
 from agent.fleet.follow import TICK_SECONDS, Follower
+from agent.fleet.targets import Target
 from agent.fleet.words import counted, names
 from agent.rollout.decision import STOPS, Situation, Step, decide
 from agent.rollout.prepare import Prepared, prepare, restoring
@@ -159,6 +160,13 @@ class Drive:
             done_before=self._done_before,
             failed_before=len(self.failures),
         )
+
+    @property
+    def away(self) -> list[str]:
+        """Hosts of this wave and those to come whose agents are not connected."""
+        at = self._record.state.wave if self._record.state else 1
+        hosts = (entry.host for number, wave in self._record.waves.items() if number >= at for entry in wave.hosts)
+        return sorted(host for host in hosts if not Target(host, self._census.fleet.hosts.get(host)).online)
 
     @property
     def overtaken(self) -> bool:

@@ -43,6 +43,9 @@ UNDER_WAY = frozenset({Phase.CLAIMING, Phase.ROLLING, Phase.ROLLING_BACK})
 ENDED = frozenset({Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED})
 """Phases in which there is nothing to go on with."""
 
+TAKEN_BACK = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
+"""Phases in which hosts get again, or have again, what they were told before."""
+
 
 class RolloutPlan(Status):
     """What is rolled out, and how: retained on `rollouts/<id>/plan`.

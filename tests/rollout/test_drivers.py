@@ -110,7 +110,8 @@ def test_ctrl_c_in_a_wave_and_another_process_goes_on(
         assert not record.driven
         assert record.under_way
         assert images(settings).keys() == {"h1", "h2", "h3"}
-        _, out, _ = tapster("rollout", "status", record.id)
+        code, out, _ = tapster("rollout", "status", record.id)
+        assert code == 1, "it is under way"
         assert "Driven by: nobody (resume it, or abort it)" in out
         generation = told(settings)["h2"]["generation"]
         gate.open = True
@@ -234,6 +235,21 @@ def test_abort_ends_it_whoever_drives(
             assert (code, record.state.phase) == (0, "aborted")
             assert "aborted: in wave 3 of 4" in out
             assert "aborted, so there is nothing to go on with" in tapster("rollout", "resume", record.id)[2]
+
+
+def test_the_status_of_what_is_taken_back_tells_who_has_it_again(
+    settings: Settings, tapster: Tapster, file: Path, tmp_path: Path
+) -> None:
+    gate = Gate()
+    gate.open = True
+    with fake_fleet(settings, gated(2, gate)):
+        assert tapster("push", definition(tmp_path, "old"), "--all", "--wait")[0] == 0
+        gate.open = False
+        code, shown, _ = rollout(tapster, file, "--all", "--timeout", "3s", "--rollback")
+        assert (code, shown["phase"], shown["message"]) == (1, "rolling-back", "1 of 2 hosts as before; h2 not (yet)")
+        code, out, _ = tapster("rollout", "status", shown["id"], "-o", "json")
+        assert code == 1
+        assert {one["host"]: one["outcome"] for one in json.loads(out)["outcomes"]} == {"h1": "done", "h2": "published"}
 
 
 def test_a_broker_that_restarts_in_a_wave_is_waited_for(

@@ -71,10 +71,10 @@ def test_a_change_goes_out_wave_by_wave(settings: Settings, tapster: Tapster, fi
         code, out, _ = tapster("rollout", "status", shown["id"])
         assert code == 0
         assert [line.split() for line in out.splitlines()[-4:]] == [
-            ["1", "(canary)", "1", "1", "0", "0", "0"],
-            ["2", "2", "2", "0", "0", "0"],
-            ["3", "2", "2", "0", "0", "0"],
-            ["4", "2", "2", "0", "0", "0"],
+            ["1", "(canary)", "1", "1", "0", "0", "0", "0"],
+            ["2", "2", "2", "0", "0", "0", "0"],
+            ["3", "2", "2", "0", "0", "0", "0"],
+            ["4", "2", "2", "0", "0", "0", "0"],
         ]
 
 
@@ -110,8 +110,11 @@ def test_a_host_that_never_answers_counts_as_failed_when_time_is_up(
 ) -> None:
     put(Topics("lab", "h9").agent, birth("lost"))
     with fake_fleet(settings, fleet(3, h4=Fake())):
-        code, shown, _ = rollout(tapster, file, "--all", "--wave", "1", "--max-failed", "2", "--timeout", "5s")
+        code, shown, err = rollout(tapster, file, "--all", "--wave", "1", "--max-failed", "2", "--timeout", "5s")
         assert (code, shown["phase"]) == (0, "done")
+        assert err.startswith(
+            "tapster rollout: h9 is away; a host that has not done it 5 s after its wave began has failed, and 2 of 5"
+        )
         why = {one["host"]: one["message"] for one in shown["outcomes"]}
         assert "has not taken the document in yet" in why["h4"]
         assert "host 'h9' is lost; start its agent" in why["h9"]
@@ -168,6 +171,14 @@ def test_undo_leaves_alone_what_somebody_pushed_since(
         assert code == 0
         assert "2 of 2 hosts as before; h2 left alone: somebody pushed generation 3 of it since" in out
         assert images(settings) == {"h1": "old", "h2": "hotfix", "h3": "old"}
+        code, out, _ = tapster("rollout", "status", shown["id"])
+        assert code == 0, "it has come to its end"
+        assert [line.split() for line in out.splitlines() if line[0].isdigit()] == [
+            ["1", "(canary)", "1", "1", "0", "0", "0", "0"],
+            ["2", "1", "0", "0", "1", "0", "0"],
+            ["3", "1", "1", "0", "0", "0", "0"],
+        ]
+        assert out.splitlines()[-1] == "h2: overtaken: somebody pushed generation 3 of it since"
 
 
 def test_what_can_not_be_told_is_not_brought_back(settings: Settings, tapster: Tapster, file: Path, put: Put) -> None:
