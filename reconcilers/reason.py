@@ -253,7 +253,7 @@ class Reason(StrEnum):
     BACKEND_UNAVAILABLE = (
         "BackendUnavailable",
         "This host lacks what the backend needs.",
-        "Do what the message says; the agent finds it at its next full look, every 5 minutes (controller.resync).",
+        "Do what the message says; it is found at the next full look (controller.resync), or by `tapster resync`.",
         True,
     )
     FORMAT_UNSUPPORTED = (

@@ -157,6 +157,25 @@ def diff(
 
 
 @app.command()
+def resync(
+    *,
+    host: Hosts = None,
+    selector: Labels = None,
+    every: Every = False,
+    timeout: Timeout = 30.0,
+    config: Config = None,
+    output: Output = "table",
+) -> None:
+    """Have agents look anew at their disks and at what their hosts lacked: this host's, or with --host, -l or --all."""
+    from agent.cli import resync as command
+    from agent.fleet.targets import Selection
+
+    settings = settings_from(config)
+    wanted = meant(host, selector, every=every) or Selection(hosts=(settings.host,))
+    raise typer.Exit(command.run(wanted, seconds=timeout, settings=settings, output=output))
+
+
+@app.command()
 def status(
     guest: Guest = None,
     host: Hosts = None,

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from agent.fleet.targets import Target
+from agent.fleet.targets import Target, silence
 from agent.fleet.words import counted, names, printable
 from agent.preview import GuestPlan, PlannedStep
 from reconcilers.reason import Reason
@@ -67,13 +67,7 @@ def summary(forecast: Forecast, targets: Iterable[Target]) -> Iterator[str]:
     for (reason, message), those in sorted(forecast.refusals().items(), key=lambda item: -len(item[1])):
         yield printable(f"  refused on {names(those)}: {reason}: {message}")
         yield f"    what to do: {reason.remedy}"
-    states = {target.host: target.state for target in targets}
-    away = defaultdict[str, list[str]](list)
-    for host in forecast.silent:
-        away[states.get(host, "unknown")].append(host)
-    for state, those in sorted(away.items()):
-        what = "did not answer in time: look at the agent's log there" if state == "online" else f"not asked, {state}"
-        yield f"  silent: {names(those)}: {what}"
+    yield from (f"  {line}" for line in silence(forecast.silent, targets))
     for host, why in sorted(forecast.unreadable.items()):
         yield printable(f"  unreadable: {host}: {why}")
 

@@ -4,8 +4,8 @@ Hosts are known by their retained birth messages, so a host that is away is mean
 that was never in the fleet can only be meant by its name.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.bus.topics import EVERY_HOST, FleetTopics
@@ -130,6 +130,17 @@ def known(targets: Sequence[Target], fleet: str) -> list[Target]:
             f"{names(strangers)} never was in fleet {fleet!r}; `tapster get hosts` lists the hosts that there are"
         )
     return list(targets)
+
+
+def silence(hosts: Iterable[str], targets: Iterable[Target]) -> Iterator[str]:
+    """A line about those of the targets that gave no answer, for each state that they are in."""
+    states = {target.host: target.state for target in targets}
+    away = defaultdict[str, list[str]](list)
+    for host in hosts:
+        away[states.get(host, "unknown")].append(host)
+    for state, those in sorted(away.items()):
+        what = "did not answer in time: look at the agent's log there" if state == "online" else f"not asked, {state}"
+        yield f"silent: {names(those)}: {what}"
 
 
 def check_names(wanted: Selection, topics: FleetTopics) -> None:

@@ -95,12 +95,13 @@ Answer = Callable[[Mapping[str, Any], str], GuestStatus | None]
 
 @dataclass(frozen=True)
 class Fake:
-    """A host: how it is born, what it shows after a document, and what it answers to a plan's request."""
+    """A host: how it is born, what it shows after a document, and what it answers to requests."""
 
     answer: Answer = lambda *_: None
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     plan: Callable[[bytes], bytes | None] = lambda *_: None
+    resync: Callable[[bytes], bytes | None] = lambda *_: None
 
 
 def up(document: Mapping[str, Any], sha256: str) -> GuestStatus:
@@ -171,8 +172,9 @@ async def _react(connection: Connection, message: Message, hosts: Mapping[str, F
             for host, fake in hosts.items():
                 if group in (*fake.groups, "all"):
                     await _show(connection, message, topics.of(host), name, fake)
-        case CommandTopic(host, "plan"):
-            answer = hosts[host].plan(message.payload)
+        case CommandTopic(host, "plan" | "resync" as verb):
+            fake = hosts[host]
+            answer = (fake.plan if verb == "plan" else fake.resync)(message.payload)
             if answer is not None and message.response_topic:
                 properties = packet_properties(PacketTypes.PUBLISH, CorrelationData=message.correlation)
                 await connection.deliver(message.response_topic, answer, properties=properties)

@@ -73,6 +73,7 @@ def file(settings: Settings, put: Put, tmp_path: Path) -> Path:
     [
         ("push --host d", ["db1", "db2"]),
         ("push --host=d", ["db1", "db2"]),
+        ("resync --host d", ["db1", "db2"]),
         ("push --group ", ["batch", "web"]),
         ("absent ", ["vm1", "vm2", "vm3"]),
         ("status --host db1 vm", ["vm1", "vm3"]),

@@ -192,3 +192,25 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
         code, out, _ = tapster("plan", file, "--host", "h1")
         assert code == 0
         assert out.splitlines()[0].split() == ["GUEST", "TARGET", "STEP", "WHY"]
+
+
+def test_hosts_are_told_to_look_anew_and_who_does_not_is_said(settings: Settings, tapster: Tapster, put: Put) -> None:
+    hosts: Mapping[str, Fake] = {
+        "h1": Fake(resync=lambda _: b'{"host": "h1", "resync": "started"}'),
+        "h2": Fake(resync=lambda _: b'{"error": "the host could not be looked over: no room"}'),
+        "h3": Fake(),
+    }
+    put("tapster/v1/lab/hosts/h6/agent", birth("lost"))
+    with fake_fleet(settings, hosts):
+        code, out, err = tapster("resync", "--all", "--timeout", "5")
+        assert code == 1
+        assert set(out.splitlines()[:2]) == {"h1: looks anew", "h2: the host could not be looked over: no room"}
+        assert out.splitlines()[2:] == ["1 of 4 hosts look anew"]
+        assert err.splitlines() == [
+            "tapster resync: silent: h6: not asked, lost",
+            "tapster resync: silent: h3: did not answer in time: look at the agent's log there",
+        ]
+        code, out, err = tapster("resync", "--host", "h1", "-o", "json")
+        assert (code, json.loads(out), err) == (0, [{"host": "h1", "error": None}], "")
+        assert "h7 never was in fleet 'lab'" in tapster("resync", "--host", "h7")[2]
+        assert tapster("resync", "--all", "--host", "h1")[0] == 2

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from agent.cli.app import app
 from tests.broker import Broker
 from tests.faults.harm import (
     agent_pid,
@@ -142,7 +144,8 @@ def test_a_server_that_is_installed_later_is_found(
         assert "blktap" not in bench.births()[-1]["capabilities"]["backends"]
         (tmp_path / SERVER).symlink_to(server)
         if resync > 1:
-            bench.resync()
+            told = CliRunner().invoke(app, ["resync", "--host", bench.host, "--config", str(bench.config)])
+            assert (told.exit_code, told.stdout) == (0, f"{bench.host}: looks anew\n"), told.stderr
         bench.until_guest("vm1", "Up")
         bench.until(lambda: bench.births()[-1]["capabilities"]["servers"].keys() == {"storage-daemon"})
         assert bench.births()[-1]["state"] == "online"
