@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agent.cli import bash_words, completion, fleet_commands, rollout_commands, trust_commands
+from agent.cli import bash_words, completion, fleet_commands, rollout_commands, trust_commands, zsh_words
 from agent.cli.options import Config, Files, Host, Output, settings_from
 from agent.cli.spared import put_off, spared
 
@@ -189,6 +189,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if len(sys.argv) == 1 or "--help" in sys.argv or os.environ.get("_TAPSTER_COMPLETE") in _SHOWS_HELP:
         _load_help()
+    zsh_words.step_over_option(os.environ)
     with bash_words.mended(os.environ):
         app()
 

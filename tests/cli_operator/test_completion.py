@@ -5,9 +5,11 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -122,29 +124,54 @@ def test_a_broker_that_does_not_answer_keeps_nobody_waiting(own_broker: Broker, 
     assert offered("push --host ", file, PROGRAM) == ([], "")
 
 
-def typed_into_bash(keys: str, folder: Path, settings_file: Path) -> list[str]:
-    """What a command is called with that is typed in an interactive bash; a tab completes, as it does at a terminal."""
+def typed(shell: Sequence[str], setup: str, keys: str, folder: Path, settings_file: Path) -> list[str]:
+    """What a command is called with that is typed in an interactive shell; a tab completes, as it does at a terminal.
+
+    Args:
+        shell: How it is started.
+        setup: What it reads at its start, from `folder`.
+        keys: What is typed.
+        folder: The test's.
+        settings_file: Which broker has the names.
+    """
     program = folder / "tapster"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(PATIENT)} "$@"\n')
     program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TAPSTER_CONFIG": str(settings_file)}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "TAPSTER_CONFIG": str(settings_file),
+        "ZDOTDIR": str(folder),
+    }
     told = folder / "told"
-    setup = f"""
-        eval "$(_TAPSTER_COMPLETE=source_bash tapster)"
-        tapster() {{ printf '%s\\n' "$@" >{shlex.quote(str(told))}; exit; }}
-    """
-    (folder / "bashrc").write_text(setup)
-    command = ["bash", "--noprofile", "--rcfile", str(folder / "bashrc"), "-i"]
+    end = f"""tapster() {{ printf '%s\\n' "$@" >{shlex.quote(str(told))}; exit; }}\n"""
+    for name in ("bashrc", ".zshrc"):
+        (folder / name).write_text(setup + end)
     mine, its = pty.openpty()
-    with subprocess.Popen(command, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True) as bash:
+    with subprocess.Popen(shell, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True) as running:
         os.close(its)
         os.write(mine, f"{keys}\n".encode())
-        with suppress(OSError):  # the terminal's end, once bash has left
+        with suppress(OSError):  # the terminal's end, once the shell has left
             while os.read(mine, 4096):
                 pass
-        bash.wait(120)
+        running.wait(120)
     os.close(mine)
     return told.read_text().splitlines()
+
+
+def typed_into_bash(keys: str, folder: Path, settings_file: Path) -> list[str]:
+    setup = 'eval "$(_TAPSTER_COMPLETE=source_bash tapster)"\n'
+    return typed(["bash", "--noprofile", "--rcfile", f"{folder}/bashrc", "-i"], setup, keys, folder, settings_file)
+
+
+def typed_into_zsh(keys: str, folder: Path, settings_file: Path) -> list[str]:
+    # The program is called by its path: the function of its name, which ends the shell, is not for completion.
+    setup = f"""
+        autoload -U compinit; compinit -u -d {folder}/dump
+        unsetopt zle_bracketed_paste
+        eval "$(_TAPSTER_COMPLETE=source_zsh tapster | sed 's#zsh tapster#zsh {folder}/tapster#')"
+    """
+    return typed(["zsh", "-i"], setup, keys, folder, settings_file)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +191,19 @@ def test_in_an_interactive_bash_a_tab_completes_the_line(
     file: Path, tmp_path: Path, keys: str, words: list[str]
 ) -> None:
     assert typed_into_bash(keys, tmp_path, file) == words
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="apt-get install zsh")
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("tapster push a.xml --group=ba\t", ["push", "a.xml", "--group=batch"]),
+        ("tapster push a.xml --host db1\t", ["push", "a.xml", "--host", "db1"]),
+        ("tapster get hosts --selector=site=a\t", ["get", "hosts", "--selector=site=ams"]),
+        ("tapster get hosts -l site=a\t", ["get", "hosts", "-l", "site=ams"]),
+    ],
+)
+def test_in_an_interactive_zsh_a_tab_completes_the_line(
+    file: Path, tmp_path: Path, keys: str, words: list[str]
+) -> None:
+    assert typed_into_zsh(keys, tmp_path, file) == words
