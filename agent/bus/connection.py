@@ -16,9 +16,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import aiomqtt
-from aiomqtt.exceptions import MqttConnectError
 from aiomqtt.types import PahoSocket
-from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -44,16 +43,7 @@ LATE_PING = 0.1
 OPENER_SECONDS = 10.0
 """What a connection may take besides the attempts: a process that opens it starts first."""
 
-UNSPECIFIED = 0x80
 SESSION_TAKEN_OVER = 0x8E
-CONNECT_REFUSALS = {
-    0x84: "it does not speak MQTT v5; use one that does, for example mosquitto 2",
-    0x85: "it does not accept the client id; see the setting `host`",
-    0x86: "check broker.username and the file broker.password_file",
-    0x87: "check broker.username, the file broker.password_file and the broker's access list",
-    0x8A: "the broker has banned this client",
-}
-
 
 _quiet = logging.getLogger("agent.bus.client")
 _quiet.setLevel(logging.CRITICAL)  # what the library logs comes back as an exception, and is reported with its remedy
@@ -61,6 +51,10 @@ _quiet.setLevel(logging.CRITICAL)  # what the library logs comes back as an exce
 
 class DeniedError(Exception):
     """The broker refused one publication or subscription; the connection goes on."""
+
+
+class UnansweredError(aiomqtt.MqttError):
+    """The broker took the connection, and closed it before it said anything."""
 
 
 class TakenOverError(Exception):
@@ -270,6 +264,19 @@ class Connection(aiomqtt.Client):
         self._packet_limit = getattr(properties, "MaximumPacketSize", None)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        """Say so at once where it comes before the answer; aiomqtt would wait for that until time is up."""
+        if threading.get_ident() == self._thread and not self._connected.done():
+            self._connected.set_exception(UnansweredError("it closed the connection before it answered"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         del client, userdata
         self._inbox.append(message)
@@ -332,30 +339,12 @@ def _connected(broker: BrokerSettings) -> socket.socket:
 def taken_over(error: BaseException) -> bool:
     """Whether another client with the same id has the session now (section 4.13, reason 0x8E)."""
     return isinstance(error, TakenOverError) or (
-        isinstance(error, aiomqtt.MqttCodeError) and _code(error) == SESSION_TAKEN_OVER
+        isinstance(error, aiomqtt.MqttCodeError) and code(error) == SESSION_TAKEN_OVER
     )
 
 
-def explain(error: BaseException, broker: BrokerSettings, client: str) -> str:
-    """Why there is no connection, as a sentence that says what to do."""
-    place = f"{broker.host}:{broker.port}"
-    if taken_over(error):
-        return (
-            f"another agent is connected to {place} as {client!r} and took over the session; "
-            "stop it, or give one of the two another `host` in its settings"
-        )
-    if isinstance(error, MqttConnectError):
-        remedy = CONNECT_REFUSALS.get(_code(error), "see the broker's log")
-        return f"the broker at {place} refused {client!r}: {error.rc}; {remedy}"
-    if isinstance(error, aiomqtt.MqttCodeError):
-        reason = "it closed the connection without a reason" if _code(error) == UNSPECIFIED else error.rc
-        return f"lost the broker at {place}: {reason}"
-    if isinstance(error, OSError):
-        return f"cannot use the files named under [broker], password_file and tls: {error}"
-    return f"cannot reach the broker at {place}: {error}"
-
-
-def _code(error: aiomqtt.MqttCodeError) -> int:
+def code(error: aiomqtt.MqttCodeError) -> int:
+    """The reason code, as MQTT v5 numbers them; 0 for none."""
     return error.rc.value if isinstance(error.rc, ReasonCode) else error.rc or 0
 
 

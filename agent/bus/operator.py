@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 
-from agent.bus.connection import Connection, DeniedError, explain
+from agent.bus.connection import Connection, DeniedError, UnansweredError
+from agent.bus.explain import explain
 from agent.bus.message import Message
 from agent.bus.properties import packet_properties
 from agent.bus.topics import FleetTopics, Verb
@@ -171,7 +172,7 @@ async def operator(settings: Settings, *, will: aiomqtt.Will | None = None) -> A
             yield Operator(connection, FleetTopics(settings.fleet), client)
     except DeniedError as error:
         raise BusError(str(error)) from error
-    except aiomqtt.MqttCodeError as error:
+    except (aiomqtt.MqttCodeError, UnansweredError) as error:
         raise BusError(explain(error, broker, client)) from error
     except aiomqtt.MqttError as error:
         raise BusError(f"{explain(error, broker, client)}; {remedy}") from error

@@ -16,8 +16,9 @@ import structlog
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 
-from agent.bus.connection import Connection, DeniedError, TakenOverError, explain, taken_over
+from agent.bus.connection import Connection, DeniedError, TakenOverError, taken_over
 from agent.bus.denials import Denials
+from agent.bus.explain import explain
 from agent.bus.message import Message
 from agent.bus.outbox import Outbox, Publication
 from agent.bus.properties import packet_properties

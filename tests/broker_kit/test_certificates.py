@@ -13,7 +13,9 @@ import aiomqtt
 import pytest
 
 from agent.bus.connection import Connection
+from agent.bus.operator import BusError, operator
 from agent.setting_sections import BrokerSettings, TlsSettings
+from agent.settings import Settings
 from reconcilers.opener.ask import VARIABLE
 from tests.broker import free_port
 from tests.broker_kit.kit import KIT, Certificates, KitBroker, kit_broker
@@ -68,6 +70,32 @@ async def test_expired_certificates_are_turned_away(broker: KitBroker, certifica
     certificates.make("host", "late", days="0")
     await asyncio.sleep(1.1)  # certificates count in seconds
     assert not await connects(broker.as_host("late"), "late")
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (True, "openssl x509 -noout -subject -issuer -enddate -in "),
+        (False, "it may want a certificate: broker.tls.cert_file and key_file"),
+    ],
+)
+async def test_who_is_turned_away_is_told_why_without_waiting(broker: KitBroker, own: bool, says: str) -> None:
+    turned_away = broker.as_host("db1", port=broker.operators_port)
+    if not own:
+        turned_away = with_tls(turned_away, TlsSettings(ca_file=turned_away.tls.ca_file))
+    patient = turned_away.model_copy(update={"connect_timeout": 30})
+    with pytest.raises(BusError) as told:
+        async with operator(Settings(host="db1", fleet="lab", broker=patient)):
+            pass
+    assert "closed the connection before it answered" in str(told.value)
+    assert says in str(told.value)
+
+
+async def test_who_does_without_tls_is_told_of_it(broker: KitBroker) -> None:
+    plain = broker.as_host("db1").model_copy(update={"tls": TlsSettings(), "connect_timeout": 30})
+    with pytest.raises(BusError, match="it may want TLS"):
+        async with operator(Settings(host="db1", fleet="lab", broker=plain)):
+            pass
 
 
 async def test_revoked_certificates_are_turned_away(certificates: Certificates, tmp_path: Path) -> None:
