@@ -13,7 +13,7 @@ from rich.table import Table
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
 from agent.cli.inspect import read
-from agent.cli.push_files import read_definitions
+from agent.cli.push_files import read_definitions, tell_of_braces
 from agent.cli.tables import console
 from agent.definition import DocumentRejected, Limits, parse_each
 from agent.events import FindingData
@@ -140,6 +140,8 @@ async def _ask(
     files: Sequence[Path], wanted: Selection, answers: _Answers, *, template: bool, seconds: float, settings: Settings
 ) -> tuple[Forecast, list[Target]]:
     definitions = read_definitions(files, settings)
+    if not template:
+        tell_of_braces("plan", definitions)
     async with operator(settings) as bus:
         check_names(wanted, bus.topics)
         census = await take_census(bus, wanted, ())

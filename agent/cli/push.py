@@ -9,13 +9,12 @@ from pathlib import Path
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
-from agent.cli.push_files import read_definitions, read_sealed_file
+from agent.cli.push_files import read_definitions, read_sealed_file, tell_of_braces
 from agent.fleet.census import Census, take_census
 from agent.fleet.delivery import WELL, Delivery
 from agent.fleet.follow import by_outcome, follow
 from agent.fleet.order import Definition, Order, RefusedError, address, number
 from agent.fleet.targets import Selection, TargetError, check_names
-from agent.fleet.template import has_names
 from agent.fleet.words import counted, names
 from agent.settings import Settings
 from agent.status import AT_REST
@@ -145,9 +144,8 @@ def _check_template(definitions: Sequence[Definition], order: Order) -> None:
             "a group has one standing document for all its hosts, those of tomorrow too, so nothing can be filled "
             "in for each; push to hosts with -l or --all instead, or without --template"
         )
-    for definition in definitions:
-        if not order.template and definition.xml is not None and has_names(definition.xml):
-            _say("push", f"guest {definition.guest!r}: a source has braces, taken as they are without --template")
+    if not order.template:
+        tell_of_braces("push", definitions)
 
 
 def _agree(deliveries: Sequence[Delivery]) -> None:

@@ -11,6 +11,7 @@ from agent.definition.canonical import canonical
 from agent.definition.document import parse_xml, text_of
 from agent.definition.domain import domains_in
 from agent.fleet.order import Definition, RefusedError
+from agent.fleet.template import has_names
 from agent.settings import Settings
 from agent.strict_json import read_json
 from agent.trust.dsse import is_envelope
@@ -32,6 +33,14 @@ def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definiti
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RefusedError(f"guest {twice!r} is defined twice; push one definition of it")
     return found
+
+
+def tell_of_braces(command: str, definitions: Sequence[Definition]) -> None:
+    """Say which definitions look like templates, where they are taken as they are."""
+    for definition in definitions:
+        if definition.xml is not None and has_names(definition.xml):
+            words = f"guest {definition.guest!r}: a source has braces, taken as they are without --template"
+            sys.stderr.write(f"tapster {command}: {words}\n")
 
 
 def is_sealed_file(file: Path) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.bus.operator import BusError
-from agent.cli.push_files import read_definitions
+from agent.cli.push_files import read_definitions, tell_of_braces
 from agent.cli.rollout_look import UnknownError, found, run, say
 from agent.cli.rollout_view import as_json, progress
 from agent.fleet.census import take_census
@@ -55,6 +55,8 @@ def start(
         definition = _definition(file, absent, settings)
     except RefusedError as error:
         return say(str(error))
+    if not terms.template:
+        tell_of_braces("rollout", [definition])
     first = partial(begin, rollout=rollout, definition=definition, wanted=wanted, terms=terms)
     return _drive(rollout, first, _roll, settings, output, seal=terms.seal)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agent.fleet.targets import Target, silence
-from agent.fleet.words import counted, names, printable
+from agent.fleet.words import NAMED_AT_MOST, counted, names, printable
 from agent.preview import GuestPlan, PlannedStep
 from reconcilers.reason import Reason
 
@@ -44,13 +44,13 @@ class Forecast:
         counts["refused"] += sum(len(plan.errors) for plan in self.plans if not plan.steps)
         return +counts
 
-    def refusals(self) -> dict[tuple[Reason, str], list[str]]:
-        """Hosts by why they would refuse something."""
-        found: defaultdict[tuple[Reason, str], list[str]] = defaultdict(list)
-        for plan in self.plans:
+    def refusals(self) -> dict[Reason, dict[str, list[str]]]:
+        """Hosts by why they would refuse something, in a word and in a sentence."""
+        found = defaultdict[Reason, defaultdict[str, list[str]]](lambda: defaultdict(list))
+        for plan in sorted(self.plans, key=lambda plan: plan.host):
             for reason, message in dict.fromkeys(_refusals(plan)):
-                found[reason, message].append(plan.host)
-        return dict(found)
+                found[reason][message].append(plan.host)
+        return {reason: dict(messages) for reason, messages in found.items()}
 
 
 def summary(forecast: Forecast, targets: Iterable[Target]) -> Iterator[str]:
@@ -64,12 +64,20 @@ def summary(forecast: Forecast, targets: Iterable[Target]) -> Iterator[str]:
     hosts = {host for host, _ in forecast.asked}
     answered = len(hosts) - len(forecast.silent) - len(forecast.unreadable)
     yield f"{answered} of {counted(len(hosts), 'host')} answered: {', '.join(words) or 'no disks'}"
-    for (reason, message), those in sorted(forecast.refusals().items(), key=lambda item: -len(item[1])):
-        yield printable(f"  refused on {names(those)}: {reason}: {message}")
-        yield f"    what to do: {reason.remedy}"
+    for reason, messages in sorted(forecast.refusals().items(), key=lambda item: -sum(map(len, item[1].values()))):
+        yield from _refused(reason, sorted(messages.items(), key=lambda item: -len(item[1])))
     yield from (f"  {line}" for line in silence(forecast.silent, targets))
     for host, why in sorted(forecast.unreadable.items()):
         yield printable(f"  unreadable: {host}: {why}")
+
+
+def _refused(reason: Reason, messages: list[tuple[str, list[str]]]) -> Iterator[str]:
+    """Of one reason, some sentences: with a template each host has its own, and there may be thousands."""
+    for message, those in messages[:NAMED_AT_MOST]:
+        yield printable(f"  refused on {names(those)}: {reason}: {message}")
+    if rest := sorted({host for _, those in messages[NAMED_AT_MOST:] for host in those}):
+        yield f"  refused on {counted(len(rest), 'more host')}: {reason}: {names(rest)}"
+    yield f"    what to do: {reason.remedy}"
 
 
 def line(plan: GuestPlan) -> str:

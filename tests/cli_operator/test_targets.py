@@ -194,6 +194,32 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
         assert out.splitlines()[0].split() == ["GUEST", "TARGET", "STEP", "WHY"]
 
 
+def test_a_plan_s_summary_stays_short_where_each_host_has_its_own_sentence(
+    settings: Settings, tapster: Tapster, file: Path
+) -> None:
+    def lacking(host: str) -> Fake:
+        step = PlannedStep(target="vda", step="refuse", reason=Reason.IMAGE_MISSING, message=f"no {host}.img")
+        plan = GuestPlan(host=host, guest="vm1", steps=(step,)).model_dump_json().encode()
+        return Fake(up, plan=lambda _: plan)
+
+    with fake_fleet(settings, {host: lacking(host) for host in (f"h{number:02}" for number in range(20))}):
+        _, out, _ = tapster("plan", file, "--all")
+    assert out.splitlines()[20:] == [
+        "20 of 20 hosts answered: refused 20",
+        *(f"  refused on h0{number}: ImageMissing: no h0{number}.img" for number in range(6)),
+        "  refused on 14 more hosts: ImageMissing: h06, h07, h08, h09, h10, h11 and 8 more",
+        f"    what to do: {Reason.IMAGE_MISSING.remedy}",
+    ]
+
+
+def test_braces_without_a_template_are_spoken_of(settings: Settings, tapster: Tapster, template: Path) -> None:
+    with fake_fleet(settings, {"h1": planner("h1", ("vda", "attach", None))}):
+        for command in (("plan",), ("push",), ("rollout",)):
+            err = tapster(*command, template, "--host", "h1")[2]
+            words = "guest 'vm1': a source has braces, taken as they are without --template"
+            assert err.startswith(f"tapster {command[0]}: {words}\n"), command
+
+
 def test_hosts_are_told_to_look_anew_and_who_does_not_is_said(settings: Settings, tapster: Tapster, put: Put) -> None:
     hosts: Mapping[str, Fake] = {
         "h1": Fake(resync=lambda _: b'{"host": "h1", "resync": "started"}'),
