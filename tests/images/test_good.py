@@ -142,6 +142,19 @@ def test_a_vhdx_with_a_log_to_replay_must_be_writable(tmp_path: Path) -> None:
     assert refusal(image, Format.VHDX, read_only=True).reason is Reason.IMAGE_DAMAGED
 
 
+@pytest.mark.parametrize("digits", [[6], [4], [1], [6, 4], [6, 2, 5]], ids=str)
+def test_a_vmdk_whose_content_id_became_shorter(tmp_path: Path, digits: list[int]) -> None:
+    """QEMU leaves the end of the longer descriptor behind that of the shorter one."""
+    image = create(tmp_path / "image", Format.VMDK)
+    head, line = b"# Disk DescriptorFile\nversion=1\nCID=", b"\nparentCID="
+    tail = line + image.read_bytes()[512:].partition(b"\0")[0].partition(line)[2]
+    for number in [8, *digits]:
+        patch(image, 512, head + b"a" * number + tail + b"\0")
+    behind = image.read_bytes()[512 : 21 * 512].partition(b"\0")[2]
+    assert behind.strip(b"\0")
+    judged(image, Format.VMDK)
+
+
 def test_an_overlay_if_it_is_declared(tmp_path: Path) -> None:
     for fmt in (Format.QCOW, Format.QCOW2, Format.QED):
         base = create(tmp_path / f"base.{fmt}", fmt)

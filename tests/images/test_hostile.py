@@ -299,6 +299,7 @@ VMDK: dict[str, tuple[Change, Reason]] = {
     "custom": (descriptor(lambda text: text.replace("monolithicSparse", "custom")), UNSUPPORTED),
     "no kind": (descriptor(lambda text: text.replace("createType", "other")), UNSUPPORTED),
     "behind its end": (lambda path: patch(path, 512 + 19 * 512, b'parentFileNameHint="/etc/shadow"'), DAMAGED),
+    "a little behind its end": (lambda path: patch(path, 512 + 19 * 512, b"\n"), DAMAGED),
     "no descriptor": (put("<QQ", 28, 0, 0), DAMAGED),
     "descriptor far away": (put("<QQ", 28, FAR, 20), DAMAGED),
     "descriptor of 2^63": (put("<QQ", 28, 1, 1 << 63), DAMAGED),
