@@ -7,14 +7,14 @@ many costs a look and a trigger lost is made up for by the slow resync.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol, TypeGuard
 
 import structlog
 
+from agent.at_work import AtWork, Trigger, Work
 from agent.desired import Desired, Gone, HandsOff
 from agent.events import Cause
 from agent.outages import Outages
@@ -34,9 +34,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 STEPS_MAX = 6
 """Replacing takes three steps; more than this means that something works against us."""
-
-SLOW_SECONDS = 0.5
-"""A step that takes longer is shown while it lasts."""
 
 SLACK_SECONDS = 10.0
 """How much longer than a step may take a waiting disk may go unnoticed before the agent counts as stuck."""
@@ -67,39 +64,11 @@ class DiskHost(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Trigger:
-    cause: Cause
-    at: float
-    trace_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Stuck:
     """A disk that should leave one image for another, which somebody else has."""
 
     wants: FileId
     has: FileId
-
-
-@dataclass(slots=True)
-class _Work:
-    """What is being done about one disk.
-
-    Attributes:
-        until: When it counts as hanging, on the monotonic clock, which is the event loop's.
-        step: The step that was begun and has not ended, and the disk before it.
-        since: When the step was begun.
-        timer: Looks whether it takes long.
-    """
-
-    key: DiskKey
-    trigger: _Trigger
-    slots: asyncio.Semaphore
-    until: float
-    step: Step | None = None
-    attached: Attached | None = None
-    since: float = 0.0
-    timer: asyncio.TimerHandle | None = None
 
 
 class Controller:
@@ -120,10 +89,10 @@ class Controller:
         self._report = report
         self._pace = pace
         self._outages = outages
-        self._waiting: dict[DiskKey, _Trigger] = {}
-        self._again: dict[DiskKey, _Trigger] = {}
-        self._busy: set[DiskKey] = set()
-        self._hanging: set[DiskKey] = set()
+        self._waiting: dict[DiskKey, Trigger] = {}
+        self._again: dict[DiskKey, Trigger] = {}
+        self._slots = asyncio.Semaphore(pace.workers)
+        self._at_work = AtWork(show=self._show, give_way=self._give_way)
         self._stuck: dict[DiskKey, _Stuck] = {}
         self._attempts: dict[DiskKey, int] = {}
         self._warnings: dict[DiskKey, str] = {}
@@ -136,9 +105,9 @@ class Controller:
 
     def enqueue(self, keys: Iterable[DiskKey], cause: Cause, trace_id: str | None = None) -> None:
         """Have disks looked at. Those that are waiting already are looked at once, those at work once more."""
-        trigger = _Trigger(cause, time.monotonic(), trace_id or new_trace())
+        trigger = Trigger(cause, time.monotonic(), trace_id or new_trace())
         for key in keys:
-            queue = self._again if key in self._busy else self._waiting
+            queue = self._again if key in self._at_work else self._waiting
             queue.setdefault(key, trigger)
             if cause is Cause.DOCUMENT:
                 self._attempts.pop(key, None)
@@ -162,7 +131,7 @@ class Controller:
     @property
     def working(self) -> int:
         """How many disks are being worked on."""
-        return len(self._busy)
+        return len(self._at_work)
 
     @property
     def progresses(self) -> bool:
@@ -181,15 +150,24 @@ class Controller:
 
     async def run(self) -> None:
         """Work until `stop`. Cancel to leave at once: every step can be cut short and taken up by the next agent."""
-        slots = asyncio.Semaphore(self._pace.workers)
-        async with asyncio.TaskGroup() as tasks:
-            while await self._something_to_do():
-                await slots.acquire()
-                key, trigger = next(iter(self._waiting.items()))
-                del self._waiting[key]
-                self._busy.add(key)
-                self._last_begin = time.monotonic()
-                tasks.create_task(self._work(key, trigger, slots))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while await self._something_to_do():
+                    await self._slots.acquire()
+                    tasks.create_task(self._work(self._next()))
+        finally:
+            self._at_work.close()
+
+    def _next(self) -> Work:
+        """Take up the disk that has waited longest."""
+        key, trigger = next(iter(self._waiting.items()))
+        del self._waiting[key]
+        if retry := self._retries.pop(key, None):
+            retry.cancel()
+        self._last_begin = now = time.monotonic()
+        work = Work(key, trigger, until=now + self._pace.step_timeout, since=now)
+        self._at_work.add(work)
+        return work
 
     async def _something_to_do(self) -> bool:
         while not self._waiting and not self._stopping:
@@ -197,84 +175,59 @@ class Controller:
             await self._wake.wait()
         return not self._stopping
 
-    async def _work(self, key: DiskKey, trigger: _Trigger, slots: asyncio.Semaphore) -> None:
-        """Work on one disk. One that hangs gives its slot to others, but stays busy: its step may yet take effect."""
-        if retry := self._retries.pop(key, None):
-            retry.cancel()
-        now = time.monotonic()
-        work = _Work(key, trigger, slots, until=now + self._pace.step_timeout)
-        self._watch(work, now)
+    async def _work(self, work: Work) -> None:
+        """Work on one disk. One that hangs gives its slot away and stays at work: its step may yet take effect."""
         try:
             await self._reconcile(work)
         finally:
-            if work.timer:
-                work.timer.cancel()
-            if key in self._hanging:
-                self._hanging.discard(key)
-            else:
-                slots.release()
-            self._busy.discard(key)
-            if again := self._again.pop(key, None):
-                self._waiting[key] = again
+            self._at_work.remove(work)
+            if not work.hangs:
+                self._slots.release()
+            if again := self._again.pop(work.key, None):
+                self._waiting[work.key] = again
                 self._wake.set()
-            if not (self._waiting or self._busy):
+            if not (self._waiting or self._at_work):
                 self._settled.set()
 
-    def _watch(self, work: _Work, now: float) -> None:
-        """Look again when the step that is under way will have taken long. One timer does for all of a disk's steps."""
-        at = min(work.until, (work.since if work.step else now) + SLOW_SECONDS)
-        work.timer = asyncio.get_running_loop().call_at(at, self._look_after, work)
-
-    def _look_after(self, work: _Work) -> None:
-        """Show a step that takes long; let others work when one seems to hang."""
-        now = time.monotonic()
-        if now >= work.until:
-            self._give_way(work)
-            return
-        if work.step and now - work.since >= SLOW_SECONDS:
-            self._show(work, work.step)
-            work.step = None
-        self._watch(work, now)
-
-    def _show(self, work: _Work, step: Step) -> None:
+    def _show(self, work: Work, step: Step) -> None:
         phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
         words = f"{_name(step)} is under way"
         under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=work.attached)
         self._report(work.key, replace(under_way, outage=self._outages.of(work.key)))
 
-    def _give_way(self, work: _Work) -> None:
-        self._hanging.add(work.key)
+    def _give_way(self, work: Work) -> None:
         report = _hanging(self._pace.step_timeout, work.trigger)
         self._report(work.key, replace(report, outage=self._outages.of(work.key)))
-        work.slots.release()
+        self._slots.release()
 
-    async def _reconcile(self, work: _Work) -> None:
+    async def _reconcile(self, work: Work) -> None:
         key, trigger, began = work.key, work.trigger, time.monotonic()
-        with structlog.contextvars.bound_contextvars(guest=key.guest, target=key.target, step="observe"):
-            try:
-                report = await self._converge(work)
-            except DiskError as error:
-                report = of_failure(error, await self._attached(key))
-            except OSError as error:  # what nobody foresaw is mostly a host that lacks something: room, descriptors
-                log.warning("the host refused", exc_info=True)
-                failure = DiskError(Reason.KERNEL_ERROR, f"{error} (errno {error.errno})")
-                report = of_failure(failure, await self._attached(key))
-            except Exception as error:
-                log.exception("a defect in the agent; the disk stays as it is")
-                failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-                report = of_failure(failure, await self._attached(key))
-            if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
-                await self._host.tell_of_release(key, report.attached.device_path, report.holders)
-            if report.phase is Phase.REFUSED and not report.reason.transient:
-                self._host.tell_of_writer(key)
-            took = time.monotonic() - trigger.at
-            report = replace(report, cause=trigger.cause, duration_s=took, began=began, trace_id=trigger.trace_id)
-            report = self._outages.told_in(report, key)
-            self._report(key, self._scheduled(key, report))
-            if report.outage_is_news:
-                await self._outages.keep(key)
+        # Of this task alone, so that nobody has to take them back.
+        structlog.contextvars.bind_contextvars(guest=key.guest, target=key.target, step="observe")
+        try:
+            report = await self._converge(work)
+        except DiskError as error:
+            report = of_failure(error, await self._attached(key))
+        except OSError as error:  # what nobody foresaw is mostly a host that lacks something: room, descriptors
+            log.warning("the host refused", exc_info=True)
+            failure = DiskError(Reason.KERNEL_ERROR, f"{error} (errno {error.errno})")
+            report = of_failure(failure, await self._attached(key))
+        except Exception as error:
+            log.exception("a defect in the agent; the disk stays as it is")
+            failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+            report = of_failure(failure, await self._attached(key))
+        if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
+            await self._host.tell_of_release(key, report.attached.device_path, report.holders)
+        if report.phase is Phase.REFUSED and not report.reason.transient:
+            self._host.tell_of_writer(key)
+        took = time.monotonic() - trigger.at
+        report = replace(report, cause=trigger.cause, duration_s=took, began=began, trace_id=trigger.trace_id)
+        report = self._outages.told_in(report, key)
+        self._report(key, self._scheduled(key, report))
+        if report.outage_is_news:
+            await self._outages.keep(key)
 
-    async def _converge(self, work: _Work) -> Report:
+    async def _converge(self, work: Work) -> Report:
         key = work.key
         for _ in range(STEPS_MAX):
             desired = self._desired(key)
@@ -285,18 +238,22 @@ class Controller:
             actual, step = look.actual, look.step
             before = replace(actual, attached=None) if look.done else actual
             self._outages.look(key, before, wanted=spec is not None)
-            if isinstance(step, Nothing | Keep | Refuse):
-                self._stuck.pop(key, None)
-                return self._with_warning(key, of_rest(step, actual.attached))
-            try:
-                await self._apply(step, work, actual.attached)
-            except DiskError as error:
-                if error.reason is not Reason.SOURCE_IN_USE or not self._goes_round(step, key, actual):
-                    raise
-                await self._apply(Detach(step.attached), work, actual.attached)
+            match step:
+                case Nothing() | Keep() | Refuse():
+                    self._stuck.pop(key, None)
+                    return self._with_warning(key, of_rest(step, actual.attached))
+            await self._take(step, work, actual)
             self._stuck.pop(key, None)
         message = f"{STEPS_MAX} steps did not bring {key} to rest; something else changes it all the time"
         raise DiskError(Reason.KERNEL_ERROR, message)
+
+    async def _take(self, step: Step, work: Work, actual: Actual) -> None:
+        try:
+            await self._apply(step, work, actual.attached)
+        except DiskError as error:
+            if error.reason is not Reason.SOURCE_IN_USE or not self._goes_round(step, work.key, actual):
+                raise
+            await self._apply(Detach(step.attached), work, actual.attached)
 
     def _goes_round(self, step: Step, key: DiskKey, actual: Actual) -> TypeGuard[Replace]:
         """Whether a disk waits for an image that another has, which waits in turn for that of the first.
@@ -315,30 +272,22 @@ class Controller:
                 return True
         return False
 
-    async def _look(self, work: _Work, spec: DiskSpec | None) -> Look:
-        with self._under_way(work) as begin:
-            look = await self._host.look(work.key, spec, begin=begin)
+    async def _look(self, work: Work, spec: DiskSpec | None) -> Look:
+        try:
+            look = await self._host.look(work.key, spec, begin=work.begin)
+        finally:
+            work.step = None
         if look.done:
             self._note_done(work.key, look.done, look.warning)
         return look
 
-    async def _apply(self, step: Step, work: _Work, attached: Attached | None) -> None:
-        with self._under_way(work, attached) as begin:
-            begin(step)
-            warning = await self._host.apply(step, work.key)
-        self._note_done(work.key, step, warning)
-
-    @contextmanager
-    def _under_way(self, work: _Work, attached: Attached | None = None) -> Iterator[Callable[[Step], None]]:
-        """Have a step that is begun shown while it lasts, if it lasts long."""
-
-        def begin(step: Step) -> None:
-            work.since, work.attached, work.step = time.monotonic(), attached, step
-
+    async def _apply(self, step: Step, work: Work, attached: Attached | None) -> None:
+        work.begin(step, attached)
         try:
-            yield begin
+            warning = await self._host.apply(step, work.key)
         finally:
             work.step = None
+        self._note_done(work.key, step, warning)
 
     def _note_done(self, key: DiskKey, step: Step, warning: str | None) -> None:
         self._warnings.pop(key, None)
@@ -382,7 +331,7 @@ def _name(step: Step) -> str:
     return type(step).__name__.lower()
 
 
-def _hanging(seconds: float, trigger: _Trigger) -> Report:
+def _hanging(seconds: float, trigger: Trigger) -> Report:
     return Report(
         phase=Phase.FAILED,
         reason=Reason.TIMED_OUT,

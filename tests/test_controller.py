@@ -75,7 +75,7 @@ class Disks:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("agent.controller.SLOW_SECONDS", 0.02)
+    monkeypatch.setattr("agent.at_work.SLOW_SECONDS", 0.02)
     return tmp_path
 
 
