@@ -3,8 +3,10 @@
 These values come from the kernel and the runtime folders, never from memory. Only the observer makes them.
 """
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.reason import Reason
@@ -15,12 +17,15 @@ SECTOR = 512
 """Bytes in the unit in which the kernel counts, and the least that a disk can have."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileId:
+class FileId(NamedTuple):
     """A file's identity across symlinks, hard links and bind mounts: `st_dev` and `st_ino` (stat(2))."""
 
     device: int
     inode: int
+
+    def __str__(self) -> str:
+        device = f"{os.major(self.device)}:{os.minor(self.device)}"
+        return f"inode {self.inode} on device {device}" if self.inode else f"device {device}"
 
 
 class SourceKind(StrEnum):

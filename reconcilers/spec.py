@@ -7,6 +7,7 @@ hashable, so "did anything change?" is `==`.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from reconcilers.tuning import UNTUNED, Tuning
 
@@ -63,9 +64,8 @@ class StartupPolicy(StrEnum):
     OPTIONAL = "optional"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DiskKey:
-    """Names one disk of one guest; the unit of work and of serialisation."""
+class DiskKey(NamedTuple):
+    """Names one disk of one guest; the unit of work and of serialisation. A key of many tables, so hashed in C."""
 
     guest: str
     target: str
