@@ -169,7 +169,7 @@ class LimitSettings(Section):
 class ControllerSettings(Section):
     """How the work on disks is paced."""
 
-    workers: Count = Field(8, ge=1, le=256, description="Most disks that are worked on at the same time.")
+    workers: Count = Field(32, ge=1, le=256, description="Most disks that are worked on at the same time.")
     retry_min: Seconds = Field(
         0.5, ge=0.05, le=3600, description="Longest wait before a failed disk's first retry; it then doubles."
     )

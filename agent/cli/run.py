@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -12,16 +11,13 @@ import structlog
 from agent import garbage
 from agent import log as logging_setup
 from agent.daemon import run as run_agent
+from agent.host_threads import HostThreads
 from agent.notify import Notifier
 from agent.settings import Settings, SettingsError, load
 from agent.store_file import StoreError
 from reconcilers.errors import DiskError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-HOST_THREADS = 64
-"""Threads for calls that may block. A hung one is lost until its storage answers, so there are more than workers."""
 
 
 def run(config: Path | None) -> int:
@@ -59,7 +55,7 @@ class _Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        loop.set_default_executor(ThreadPoolExecutor(HOST_THREADS, thread_name_prefix="host"))
+        loop.set_default_executor(HostThreads(loop))
         while not self._stopping:
             self._stop.clear()
             if not await run_agent(settings, self._stop):
