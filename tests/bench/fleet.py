@@ -9,9 +9,10 @@ document of the group `all`. Rounds: everyone connects at once to a broker that 
 with 5 % of the hosts failing, which are mended then; a push with the broker restarted in the middle.
 
 A round ends when the status of every host tells of the document and of all disks up (or failed, where they were made
-to), heard by a `mosquitto_sub` on the same broker. It runs where Linux, mosquitto and mosquitto-clients are. A round
-takes five minutes at most; then it says what is missing, and goes on with the next size; the rounds before it count.
-Everything is taken down again, also after Ctrl-C.
+to), heard by a `mosquitto_sub` on the same broker. The broker keeps the events until then, and all of them are fetched
+and counted after the round. It runs where Linux, mosquitto and mosquitto-clients are. A round takes five minutes at
+most; then it says what is missing, and goes on with the next size; the rounds before it count. Everything is taken
+down again, also after Ctrl-C.
 
 Besides hosts and broker there is who listens and writes down; its CPU is told, as it is taken from the same cores. How
 busy the machine was with other things is told by its load at the beginning: seconds count only where that is near 0.
@@ -123,7 +124,10 @@ def _options() -> argparse.Namespace:
         prog="python -m tests.bench.fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--hosts", type=_numbers, default=[500, 1000], metavar="N,…", help="sizes, the smallest first")
-    parser.add_argument("--processes", type=int, default=4, help="that the hosts of a fleet are spread over")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--processes", type=int, default=cores, help="for the hosts of a fleet; one a core, if not given"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser.parse_args()
 

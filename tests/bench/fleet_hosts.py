@@ -3,10 +3,15 @@
 Each is the daemon of `agent/daemon.py` with a store, a session with the broker and a name of its own; only its kernel
 is simulated. It prints `ready` once all are made. Then it reads lines: `start` has all of them connect at once, `fail
 SHARE` makes that share of the hosts fail from now on, `mend` ends that, and the end of input ends it.
+
+What thousands of agents in one process cost each other, and agents on hosts of their own do not, is kept out of it: the
+process stays on one core, and looks for garbage as often as one agent would.
 """
 
 import asyncio
+import gc
 import logging
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +83,8 @@ async def run(folder: Path, port: int, numbers: range) -> None:
         ]
         assert len(simulated) == len(daemons), "the agents would use this machine's kernel"
         garbage.look_seldom()
+        # For each agent as often as on a host of its own: a look walks over those of all the others as well.
+        gc.set_threshold(len(numbers) * garbage.YOUNG_MAX, 10, 10)
         _tell(READY)
         lines = await _lines()
         await lines.readline()
@@ -99,6 +106,12 @@ def _daemon(chosen: Settings, store_thread: ThreadPoolExecutor) -> Daemon:
     return Daemon(chosen, abilities(), intake, store_thread)
 
 
+def _stay_on_one_core(process: int) -> None:
+    """Event loop and store share Python's lock: on two cores it would go to and fro between thousands of agents."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[process % len(cores)]})
+
+
 async def _lines() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -114,4 +127,5 @@ if __name__ == "__main__":
     logging_setup.configure("error", "json")
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     where, port, first, count = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    _stay_on_one_core(first // count)
     asyncio.run(run(where, port, range(first, first + count)))

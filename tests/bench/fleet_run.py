@@ -27,6 +27,9 @@ ROUND_SECONDS = 300.0
 MAKE_SECONDS = 300.0
 """For the processes to import, and to make a store for each host."""
 
+SILENCE_SECONDS = 1.0
+"""After this without an event there are no more."""
+
 BROKER = "autosave_interval 60\n"
 """A broker for trying things out saves each second: every session, and all that is retained, each time."""
 
@@ -71,7 +74,7 @@ class Round:
 
 @dataclass(slots=True)
 class Ear:
-    """Reads what `mosquitto_sub` writes: seconds, topic, payload.
+    """Reads what a `mosquitto_sub` on the hosts' statuses writes: seconds, topic, payload.
 
     Attributes:
         latest: The newest status of each host: generation, phase, and when it was heard.
@@ -81,7 +84,6 @@ class Ear:
     file: Path
     process: "subprocess.Popen[bytes]"
     latest: dict[str, tuple[int | None, str, float]] = field(default_factory=dict)
-    sequences: dict[str, set[int]] = field(default_factory=dict)
     messages: int = 0
     _at: int = 0
     _rest: bytes = b""
@@ -98,33 +100,61 @@ class Ear:
 
     def _take(self, at: bytes, topic: bytes, payload: bytes) -> None:
         self.messages += 1
-        host, kind = topic.decode().removeprefix(f"{PREFIX}/hosts/").split("/")[:2]
+        host = topic.decode().removeprefix(f"{PREFIX}/hosts/").split("/")[0]
         told = json.loads(payload)
-        if kind == "events":
-            session, _, number = told["id"].rpartition("-")
-            self.sequences.setdefault(session, set()).add(int(number))
-        else:
-            self.latest[host] = (told["observed_generation"], told["phase"], float(at))
+        self.latest[host] = (told["observed_generation"], told["phase"], float(at))
 
     @property
     def cpu(self) -> float:
         """Seconds that listening and taking in have cost."""
         return cpu_seconds(self.process.pid) + time.process_time()
 
+
+class Mailbox:
+    """The hosts' events, which the broker keeps for a session of their own until a round is over.
+
+    Who hears them as they come has a machine of its own in a real fleet; here it would take the hosts' cores.
+    """
+
+    def __init__(self, port: int, file: Path) -> None:
+        self._command = [
+            *("mosquitto_sub", "-V", "5", "-p", str(port), "-i", "mailbox", "-c", "-x", "3600", "-q", "1"),
+            *("-t", f"{PREFIX}/hosts/+/events/+"),
+        ]
+        self._file = file
+        self._sequences: dict[str, set[int]] = {}
+        self.count = 0
+        subprocess.run([*self._command, "-E"], check=True)  # it has subscribed, and the broker keeps what comes
+
+    def empty(self) -> None:
+        """Fetch what has come: all of it, once nothing more comes for a while."""
+        with self._file.open("wb") as output, subprocess.Popen(self._command, stdout=output) as process:
+            size = -1
+            while size < (size := self._file.stat().st_size):
+                time.sleep(SILENCE_SECONDS)
+            process.terminate()
+        for event in self._file.read_bytes().splitlines():
+            session, _, number = json.loads(event)["id"].rpartition("-")
+            self._sequences.setdefault(session, set()).add(int(number))
+        self.count = sum(map(len, self._sequences.values()))
+
     @property
     def lost(self) -> int:
         """How many numbers are missing between the first and the last of each session."""
-        return sum(max(numbers) - min(numbers) + 1 - len(numbers) for numbers in self.sequences.values())
+        return sum(max(numbers) - min(numbers) + 1 - len(numbers) for numbers in self._sequences.values())
 
 
 class Fleet:
     """A fleet that runs; all methods block."""
 
-    def __init__(self, hosts: int, broker: Broker, processes: list["subprocess.Popen[str]"], ear: Ear) -> None:
+    def __init__(
+        self, hosts: int, broker: Broker, processes: list["subprocess.Popen[str]"], ear: Ear, mailbox: Mailbox
+    ) -> None:
         self.hosts = hosts
         self.broker = broker
         self._processes = processes
         self._ear = ear
+        self._mailbox = mailbox
 
     def failing(self, share: float) -> int:
         """How many hosts a share is: of each process as many as it rounds to."""
@@ -174,26 +204,26 @@ class Fleet:
 
     def measured(self, name: str, act: Callable[[], None], generation: int, *, up: int, failed: int = 0) -> Round:
         """Do something and wait until so many hosts are up, and have failed, under a generation."""
-        messages, lost = self._ear.messages, self._ear.lost
+        messages, lost = self._ear.messages + self._mailbox.count, self._mailbox.lost
         agents, broker, ear = self._agents_cpu(), self._broker_cpu(), self._ear.cpu
         began = time.time()
         act()
         times = self._wait(name, generation, up, failed, began)
-        time.sleep(0.5)  # events of the last hosts
-        self._ear.read()
         pid = self._broker_pid()
-        spent = self._broker_cpu()
+        spent, agents_spent, ear_spent = self._broker_cpu(), self._agents_cpu(), self._ear.cpu
+        self._mailbox.empty()
+        self._ear.read()
         return Round(
             name=name,
             seconds=times[-1] - began,
             half=times[len(times) // 2] - began,
-            messages=self._ear.messages - messages,
-            lost=self._ear.lost - lost,
-            agents_cpu=self._agents_cpu() - agents,
+            messages=self._ear.messages + self._mailbox.count - messages,
+            lost=self._mailbox.lost - lost,
+            agents_cpu=agents_spent - agents,
             broker_cpu=spent - broker if spent >= broker else spent,
             broker_rss=memory(pid)[0],
             agents_rss=sum(memory(process.pid)[0] for process in self._processes),
-            ear_cpu=self._ear.cpu - ear,
+            ear_cpu=ear_spent - ear,
         )
 
     def _wait(self, name: str, generation: int, up: int, failed: int, began: float) -> list[float]:
@@ -239,7 +269,7 @@ def fleet(hosts: int, processes: int, console: Console) -> Iterator[Fleet]:
             if process.stdout.readline().strip() != READY or time.monotonic() - began > MAKE_SECONDS:
                 raise FleetError("the hosts could not be made; see what their process says above")
         console.print(f"  made in {time.monotonic() - began:.0f} s", style="dim")
-        yield Fleet(share * processes, broker, started, ear)
+        yield Fleet(share * processes, broker, started, ear, Mailbox(broker.port, folder / "events"))
 
 
 @contextmanager
@@ -256,12 +286,10 @@ def _hosts(folder: Path, broker: Broker, first: int, count: int) -> Iterator["su
 
 @contextmanager
 def _listening(broker: Broker, file: Path) -> Iterator[Ear]:
-    topics = [f"{PREFIX}/hosts/+/status/guests/+", f"{PREFIX}/hosts/+/events/+"]
+    topic = f"{PREFIX}/hosts/+/status/guests/+"
     command = ["mosquitto_sub", "-V", "5", "-p", str(broker.port), "-i", "ear", "-c", "-x", "3600", "-q", "1"]
     with file.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "-F", "%U\t%t\t%p", *(word for topic in topics for word in ("-t", topic))], stdout=output
-        )
+        process = subprocess.Popen([*command, "-F", "%U\t%t\t%p", "-t", topic], stdout=output)
     try:
         yield Ear(file, process)
     finally:

@@ -7,7 +7,6 @@ host that has run out of loop devices.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,7 +106,7 @@ class SimulatedHost:
             logical_block_size=512,
             read_only=spec.read_only,
             tuning=possible(spec.tuning, Backend.LOOP),
-            asked=replace(spec.tuning),
+            asked=spec.tuning,
             slice_offset=0,
             slice_size=None,
             server="simulated kernel",
