@@ -18,6 +18,10 @@ from agent import journal
 LogFormat = Literal["auto", "journal", "json", "text"]
 
 
+_chain: list[Processor] = []
+"""What every line goes through. Loggers keep it from their first line on, so it is changed and never replaced."""
+
+
 def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - its name
     """Route structlog and the standard library's logging to one stream. Calling it again changes both.
 
@@ -41,16 +45,18 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
     renderers = _text(colors=terminal) if as_text else _json()
     to_journal = format == "journal" or (format == "auto" and journal.is_connected(stream))
     handler = journal.JournalHandler() if to_journal else _LineHandler(stream)
+    _chain[:] = [
+        structlog.stdlib.filter_by_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        *fields,
+        *renderers,
+        _straight_to(handler.write),
+    ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *fields,
-            *renderers,
-            _straight_to(handler.write),
-        ],
+        processors=_chain,
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
     )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -23,10 +23,13 @@ class Terminal(io.StringIO):
 def as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    known = structlog.get_config()
+    chain = list(known["processors"])
     yield
     root.handlers, root.level = handlers, level
     logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    known["processors"][:] = chain  # loggers that have written a line keep the list
+    structlog.configure(**known)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
