@@ -254,36 +254,55 @@ def _plan_with_source(desired: DiskSpec, source: Source, attached: Attached | No
 
 
 def _plan_present(desired: DiskSpec, source: Source, attached: Attached) -> Step:
+    to_be_tuned = _to_be_tuned(desired, attached)
     why = _difference(desired, source, attached)
+    if why is None and to_be_tuned and not _tunable(desired, attached):
+        why = "its caching, I/O, discard or limits are to be others"
     if not attached.server_alive:
-        as_it_was = why is None and not _to_be_tuned(desired, attached)
-        revive = attached.awaits_server and as_it_was
+        revive = attached.awaits_server and why is None and not to_be_tuned
         return Revive(desired, attached) if revive else Replace(desired, attached, "what serves it is gone")
     if why:
         return Replace(desired, attached, why)
     if not attached.linked:
         return Adopt(desired, attached)
-    if _to_be_tuned(desired, attached):
+    if to_be_tuned:
         return Tune(desired, attached)
     return _plan_image(desired, source, attached)
 
 
+_FIXED = ("backend", "format", "image", "backing chain", "read-only", "slice", "block size")
+"""What no disk can change while it is there."""
+
+_FIXED_OF_BLOCK = 4
+"""As many of them mean anything for a block device that is handed through."""
+
+
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
-    """Why what is there can't stay, in words; None if it can."""
-    pairs = (
-        ("backend", desired.backend, attached.backend),
-        ("format", desired.format, attached.format),
-        ("image", source.identity, attached.identity),
-        ("backing chain", desired.chain, attached.chain),
-        ("read-only", desired.read_only, attached.read_only),
-        ("slice", (desired.slice_offset, desired.slice_size), (attached.slice_offset, attached.slice_size)),
-        ("block size", desired.logical_block_size or attached.logical_block_size, attached.logical_block_size),
+    """Why what is there can't stay, in words; None if it can, maybe tuned."""
+    wanted = (
+        desired.backend,
+        desired.format,
+        source.identity,
+        desired.chain,
+        desired.read_only,
+        (desired.slice_offset, desired.slice_size),
+        desired.logical_block_size or attached.logical_block_size,
     )
-    for name, wanted, present in pairs[: 4 if desired.backend is Backend.BLOCK else None]:
-        if wanted != present:
-            return f"its {name} is {_words(present)} and should be {_words(wanted)}"
-    if _to_be_tuned(desired, attached) and not _tunable(desired, attached):
-        return "its caching, I/O, discard or limits are to be others"
+    present = (
+        attached.backend,
+        attached.format,
+        attached.identity,
+        attached.chain,
+        attached.read_only,
+        (attached.slice_offset, attached.slice_size),
+        attached.logical_block_size,
+    )
+    if wanted == present:
+        return None
+    counting = _FIXED_OF_BLOCK if desired.backend is Backend.BLOCK else len(_FIXED)
+    for name, should_be, is_now in zip(_FIXED[:counting], wanted, present, strict=False):
+        if should_be != is_now:
+            return f"its {name} is {_words(is_now)} and should be {_words(should_be)}"
     return None
 
 

@@ -24,19 +24,23 @@ class BufferedSocket:
 
     def __init__(self, inner: socket.socket) -> None:
         self._inner = inner
-        self._arrived = memoryview(b"")
+        self._arrived = b""
+        self._taken = 0
         self._held = bytearray()
 
     def recv(self, size: int) -> bytes:
         """Up to so many bytes; none at the end of the connection. Raises as the socket does where there are none."""
-        if not self._arrived:
-            self._arrived = memoryview(self._inner.recv(PIECE))
-        taken, self._arrived = self._arrived[:size], self._arrived[size:]
-        return bytes(taken)
+        if self._taken == len(self._arrived):
+            self._arrived, self._taken = self._inner.recv(PIECE), 0
+        piece = self._arrived[self._taken : self._taken + size]
+        self._taken += len(piece)
+        return piece
 
     def pending(self) -> int:
         """Bytes that were taken from the kernel and not asked for yet: it does not tell of them again."""
-        return len(self._arrived) + (self._inner.pending() if isinstance(self._inner, ssl.SSLSocket) else 0)
+        return (
+            len(self._arrived) - self._taken + (self._inner.pending() if isinstance(self._inner, ssl.SSLSocket) else 0)
+        )
 
     def send(self, data: bytes | bytearray) -> int:
         """Take `data` over."""
