@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from time import monotonic
 
 COMPANY_SECONDS = 0.1
 """So long an event waits for the state that comes of it, so that both, and all other events, go out together."""
@@ -13,11 +14,16 @@ COMPANY_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One message to publish."""
+    """One message to publish.
+
+    Attributes:
+        since: When an event came, on the monotonic clock.
+    """
 
     topic: str
     payload: bytes
     retain: bool
+    since: float = 0.0
 
 
 class Outbox:
@@ -63,7 +69,7 @@ class Outbox:
             self.dropped += 1
         self.numbered += 1
         self._events.append(self.numbered)
-        self._waiting[self.numbered] = Publication(topic, payload, retain=False)
+        self._waiting[self.numbered] = Publication(topic, payload, retain=False, since=monotonic())
         self._filled.set()
         self.stirred.set()
 

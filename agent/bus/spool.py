@@ -7,8 +7,10 @@ agent was killed an event may be delivered twice, and says so by its id.
 
 import asyncio
 import json
+import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -24,6 +26,9 @@ ROOM = 10_000
 
 DELIVERY_SECONDS = 1.0
 """What the broker acknowledges within this time is never written."""
+
+COLLECT_SECONDS = 0.1
+"""What comes within this time is written together."""
 
 LAST_SECONDS = 1.0
 """How long the end of the agent waits for the disk."""
@@ -110,20 +115,31 @@ class Spool:
 
     async def run(self) -> NoReturn:
         """Follow the outbox."""
+        pause = DELIVERY_SECONDS
         while True:
             await self._outbox.stirred.wait()
-            await asyncio.sleep(DELIVERY_SECONDS)
-            await self._follow()
+            await asyncio.sleep(pause)
+            pause = await self._follow(time.monotonic() - DELIVERY_SECONDS)
 
     async def close(self) -> None:
         """Keep what could not be delivered in the end."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
-                await self._follow()
+                await self._follow(math.inf)
 
-    async def _follow(self) -> None:
+    async def _follow(self, came_before: float) -> float:
+        """Have in the file what came before a time and was not delivered; returns seconds until the next is due."""
         self._outbox.stirred.clear()
-        waiting, newest = self._outbox.events(), self._outbox.numbered
+        events = self._outbox.events()
+        waiting = {number: one for number, one in events.items() if number <= self._kept or one.since <= came_before}
+        await self._keep(waiting)
+        younger = next((one for number, one in events.items() if number not in waiting), None)
+        if younger is None:
+            return DELIVERY_SECONDS
+        self._outbox.stirred.set()
+        return max(COLLECT_SECONDS, younger.since - came_before)
+
+    async def _keep(self, waiting: Mapping[int, Publication]) -> None:
         fresh = [event for number, event in waiting.items() if number > self._kept]
         if self._file.is_empty if not waiting else not fresh:
             return
@@ -137,7 +153,7 @@ class Spool:
             )
             self._failing = True
         else:
-            self._kept, self._failing = newest, False  # more may have come while this was written
+            self._kept, self._failing = max(waiting, default=self._kept), False
 
     def _write(self, waiting: Sequence[Publication], fresh: Sequence[Publication], dropped: int) -> None:
         if waiting and self._file.has_room(len(fresh) + 1):

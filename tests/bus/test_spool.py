@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.bus.outbox import Outbox
-from agent.bus.spool import Spool
+from agent.bus.spool import DELIVERY_SECONDS, Spool
 from tests.broker import Broker, running_broker
 from tests.bus.parties import TOPICS, Agent, outsider, receive, running, settings, until
 
@@ -144,6 +145,24 @@ async def test_what_was_delivered_in_time_is_never_written(file: Path) -> None:
     waiting.delivered()
     await Spool(file, waiting).close()
     assert not is_there(file)
+
+
+async def test_what_came_a_moment_ago_is_not_written_with_what_has_waited(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = outbox()
+    monkeypatch.setattr("agent.bus.outbox.monotonic", lambda: time.monotonic() - DELIVERY_SECONDS)
+    waiting.append(TOPIC, b"1")
+    monkeypatch.setattr("agent.bus.outbox.monotonic", lambda: time.monotonic() + 1000)
+    waiting.append(TOPIC, b"2")
+    spool = Spool(file, waiting)
+    following = asyncio.create_task(spool.run())
+    await until(file.exists)
+    await until(lambda: b'"1"' in content(file))
+    assert b'"2"' not in content(file)
+    following.cancel()
+    await spool.close()  # in the end there is no time to wait for the broker
+    assert await found(file) == ([b"1", b"2"], 0)
 
 
 async def test_a_disk_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
