@@ -15,7 +15,8 @@ most; then it says what is missing, and goes on with the next size; the rounds b
 down again, also after Ctrl-C.
 
 Besides hosts and broker there is who listens and writes down; its CPU is told, as it is taken from the same cores. How
-busy the machine was with other things is told by its load at the beginning: seconds count only where that is near 0.
+busy the machine was with other things is told by its load at the beginning, and how fast it was by a piece of Python
+that is always the same: seconds count where the load is near 0, and compare where the pace is the same.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def show(sizes: dict[int, list[Round]], console: Console) -> None:
     table = Table(title="A fleet on one broker and two cores, or as many as there are", title_justify="left")
     for heading in (
         *("hosts", "round", "seconds to the last status", "half of the hosts", "messages a host", "lost events"),
-        *("CPU ms a host", "broker CPU s", "ear CPU s", "broker RSS MB", "agents RSS MB a host"),
+        *("CPU ms a host", "broker CPU s", "ear CPU s", "broker RSS MB", "agents RSS MB a host", "pace ms"),
     ):
         table.add_column(heading, justify="left" if heading == "round" else "right")
     for hosts, some in sizes.items():
@@ -110,6 +111,7 @@ def show(sizes: dict[int, list[Round]], console: Console) -> None:
                 f"{one.ear_cpu:.2f}",
                 f"{one.broker_rss:.0f}",
                 f"{one.agents_rss / hosts:.2f}",
+                f"{one.pace:.0f}",
             )
     console.print(table)
     for small, large in zip(sizes, list(sizes)[1:], strict=False):

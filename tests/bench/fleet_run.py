@@ -53,6 +53,7 @@ class Round:
         broker_rss: Resident set in MB at the end.
         agents_rss: Of all processes with agents together.
         ear_cpu: Of who listens and writes down.
+        pace: Milliseconds that the same piece of Python took before and after, the longer of the two.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Round:
     broker_rss: float
     agents_rss: float
     ear_cpu: float
+    pace: float
 
     @property
     def cpu(self) -> float:
@@ -205,12 +207,14 @@ class Fleet:
     def measured(self, name: str, act: Callable[[], None], generation: int, *, up: int, failed: int = 0) -> Round:
         """Do something and wait until so many hosts are up, and have failed, under a generation."""
         messages, lost = self._ear.messages + self._mailbox.count, self._mailbox.lost
+        pace = _pace()
         agents, broker, ear = self._agents_cpu(), self._broker_cpu(), self._ear.cpu
         began = time.time()
         act()
         times = self._wait(name, generation, up, failed, began)
         pid = self._broker_pid()
         spent, agents_spent, ear_spent = self._broker_cpu(), self._agents_cpu(), self._ear.cpu
+        pace = max(pace, _pace())
         self._mailbox.empty()
         self._ear.read()
         return Round(
@@ -224,6 +228,7 @@ class Fleet:
             broker_rss=memory(pid)[0],
             agents_rss=sum(memory(process.pid)[0] for process in self._processes),
             ear_cpu=ear_spent - ear,
+            pace=pace,
         )
 
     def _wait(self, name: str, generation: int, up: int, failed: int, began: float) -> list[float]:
@@ -248,6 +253,13 @@ class Fleet:
 
     def _broker_cpu(self) -> float:
         return cpu_seconds(self._broker_pid())
+
+
+def _pace() -> float:
+    """How fast the machine is just now, which its neighbours can change from minute to minute."""
+    began = time.perf_counter()
+    sum(number % 7 for number in range(1_000_000))
+    return 1000 * (time.perf_counter() - began)
 
 
 @contextmanager
