@@ -2,8 +2,8 @@
 
 Python's threads share one lock, which each gives up around every system call. When several have work, it goes to and
 fro between cores with all that they share: a thousand loop disks took half as much CPU again. Here one thread does
-what was asked for, one call after the other, while the event loop mostly waits for all of it. A call that is blocked
-in the kernel holds up nobody: another thread goes on with what is behind it.
+what was asked for, one call after the other, while the event loop mostly waits for all of it. Where it is found
+blocked in the kernel, as with storage that is slow or gone, what is behind that call goes to more threads.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ TICK = 0.005
 """Seconds between two looks at calls that are under way. Most are back after a third of that."""
 
 LONG_TICKS = 10
-"""After so many without a call that came back another thread goes on, whatever the kernel says."""
+"""After so many without a call that came back the others go elsewhere, whatever the kernel says."""
+
+WIDTH_MAX = 16
+"""Threads that work at the same time, besides those that are blocked."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +39,9 @@ class HostThreads(ThreadPoolExecutor):
         super().__init__(THREADS_MAX, thread_name_prefix="host")
         self._loop = loop
         self._asked_for: list[_Call] = []
-        self._under_way: _Batch | None = None
+        self._under_way = set[_Batch]()
+        self._width = 1
+        self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """See `Executor`. It begins after this turn of the event loop, or once what is under way has come back."""
@@ -47,13 +52,16 @@ class HostThreads(ThreadPoolExecutor):
         return call.answer
 
     def _begin(self) -> None:
-        if self._under_way is not None or not self._asked_for:
-            return
-        batch = self._under_way = _Batch(self._asked_for)
-        self._asked_for = []
-        self._loop.call_later(TICK, self._look_after, batch)
-        with suppress(RuntimeError):  # no new thread to be had: the first that comes free does it
-            super().submit(self._do, batch)
+        """Spread what was asked for over as many threads as may work."""
+        while self._asked_for and (free := self._width - len(self._under_way)) > 0:
+            share = -(-len(self._asked_for) // free)
+            batch = _Batch(self._asked_for[:share])
+            del self._asked_for[:share]
+            self._under_way.add(batch)
+            with suppress(RuntimeError):  # no new thread to be had: the first that comes free does it
+                super().submit(self._do, batch)
+        if self._under_way and self._timer is None:
+            self._timer = self._loop.call_later(TICK, self._look_after)
 
     def _do(self, batch: "_Batch") -> None:
         """In a thread."""
@@ -62,38 +70,36 @@ class HostThreads(ThreadPoolExecutor):
 
     def _end(self, batch: "_Batch") -> None:
         batch.tell()
-        if batch is self._under_way:
-            self._under_way = None
-            self._begin()
+        self._under_way.discard(batch)
+        self._begin()
 
-    def _look_after(self, batch: "_Batch") -> None:
-        """Leave a batch to itself that is held up: the next one takes its other calls along."""
-        if batch is not self._under_way:
-            return
-        if batch.is_held_up():
-            self._under_way = None
+    def _look_after(self) -> None:
+        """Leave batches to themselves that are held up; others take their calls, by more threads."""
+        self._timer = None
+        held_up = [batch for batch in self._under_way if batch.is_held_up()]
+        for batch in held_up:
+            self._under_way.discard(batch)
             self._asked_for = [*batch.rest(), *self._asked_for]
-            self._begin()
-        else:
-            self._loop.call_later(TICK, self._look_after, batch)
+        self._width = min(2 * self._width, WIDTH_MAX) if held_up else max(self._width - 1, 1)
+        self._begin()
 
 
 class _Call:
-    """One call, and what comes of it."""
+    """One call, and where its answer goes."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.answer: Future[Any] = Future()
-        self.tell: Callable[[], None] = lambda: None
         self._work = work
 
-    def do(self) -> None:
-        """Do it, unless nobody waits for it any more. `tell` has the answer then, for the event loop's thread."""
+    def do(self, done: deque[Callable[[], None]]) -> None:
+        """Do it, unless nobody waits for it any more, and note how to tell, which is for the event loop's thread."""
         if not self.answer.set_running_or_notify_cancel():
             return
         try:
-            self.tell = partial(self.answer.set_result, self._work())
+            done.append(partial(self.answer.set_result, self._work()))
         except BaseException as error:  # noqa: BLE001 - it is raised where the call was asked for
-            self.tell = partial(self.answer.set_exception, error)
+            done.append(partial(self.answer.set_exception, error))
+            del self  # the error holds this frame, which would hold the answer, which holds the error
 
 
 class _Batch:
@@ -101,8 +107,9 @@ class _Batch:
 
     def __init__(self, calls: list[_Call]) -> None:
         self._to_do = deque(calls)
-        self._done = deque[_Call]()
+        self._done = deque[Callable[[], None]]()
         self._thread: int | None = None
+        self._was_blocked = False
         self._idle_ticks = 0
 
     def do(self) -> None:
@@ -110,15 +117,13 @@ class _Batch:
         self._thread = threading.get_native_id()
         with suppress(IndexError):  # the last was done, or the next batch has it
             while True:
-                call = self._to_do.popleft()
-                call.do()
-                self._done.append(call)
+                self._to_do.popleft().do(self._done)
 
     def tell(self) -> bool:
         """Answer the calls that are done; returns whether there was any."""
         any_done = bool(self._done)
         while self._done:
-            self._done.popleft().tell()
+            self._done.popleft()()
         return any_done
 
     def rest(self) -> list[_Call]:
@@ -130,11 +135,10 @@ class _Batch:
         return calls
 
     def is_held_up(self) -> bool:
-        """Whether no call came back since the last tick, and the thread is blocked. Answers those that did."""
+        """Whether its thread stays blocked, or no call came back for long. Answers those that did."""
         self._idle_ticks = 0 if self.tell() else self._idle_ticks + 1
-        if self._idle_ticks >= LONG_TICKS:
-            return True
-        return self._idle_ticks > 0 and self._thread is not None and _is_blocked(self._thread)
+        was_blocked, self._was_blocked = self._was_blocked, self._thread is not None and _is_blocked(self._thread)
+        return self._idle_ticks >= LONG_TICKS or (self._was_blocked and (was_blocked or self._idle_ticks > 0))
 
 
 def _is_blocked(thread: int) -> bool:

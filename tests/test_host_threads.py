@@ -1,12 +1,13 @@
 """Calls that may block: together in one thread, and none waits for one that hangs."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,13 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 def hung_read() -> Iterator[Callable[[], bytes]]:
     """A call that sleeps in the kernel until the block ends."""
     reading, writing = os.pipe()
-    try:
+    with os.fdopen(reading), os.fdopen(writing, "w") as end:
         yield lambda: os.read(reading, 1)
-    finally:
-        os.close(writing)
+        end.close()
 
 
-def test_what_is_asked_for_together_is_done_in_one_thread_in_order() -> None:
+def test_what_is_asked_for_together_is_done_in_one_thread_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_threads, "LONG_TICKS", 10**6)  # a busy machine may not let the thread run
     done = list[tuple[int, int]]()
 
     def note(number: int) -> None:
@@ -66,6 +67,24 @@ def test_no_call_waits_for_those_that_hang() -> None:
     run(work)
 
 
+def test_calls_that_sleep_do_so_side_by_side() -> None:
+    began = list[int]()
+
+    async def work() -> None:
+        with hung_read() as read:
+
+            def call(number: int) -> None:
+                began.append(number)
+                read()
+
+            calls = [asyncio.ensure_future(asyncio.to_thread(call, number)) for number in range(24)]
+            while len(began) < len(calls):  # noqa: ASYNC110 - threads set no event of the loop's
+                await asyncio.sleep(0.001)
+        await asyncio.gather(*calls)
+
+    run(work)
+
+
 def test_a_call_that_came_back_is_told_of_while_the_next_one_hangs() -> None:
     async def work() -> None:
         with hung_read() as read:
@@ -88,7 +107,7 @@ def test_the_kernel_tells_a_thread_that_is_blocked_from_one_that_waits_for_a_loc
         wait_until(lambda: host_threads._is_blocked(sleeps))
         wait_until(lambda: state(waits) == "S")
         assert not any(host_threads._is_blocked(waits) for _ in range(100))
-    assert not host_threads._is_blocked(sleeps), "it has ended"
+    wait_until(lambda: not host_threads._is_blocked(sleeps))  # it ends
 
 
 def pass_through(lock: threading.Lock) -> None:
@@ -129,6 +148,26 @@ def test_what_a_call_raises_is_raised_where_it_was_asked_for() -> None:
         assert [type(answer) for answer in answers] == [FileNotFoundError, int, FileNotFoundError]
 
     run(work)
+
+
+def test_what_was_raised_goes_with_its_last_reference() -> None:
+    class GoneError(Exception):
+        pass
+
+    def fail() -> None:
+        raise GoneError
+
+    async def work() -> None:
+        with suppress(GoneError):
+            await asyncio.to_thread(fail)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(work)
+        assert not [one for one in gc.get_objects() if isinstance(one, GoneError)]
+    finally:
+        gc.enable()
 
 
 def test_a_call_that_nobody_waits_for_any_more_is_not_begun() -> None:
