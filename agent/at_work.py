@@ -15,7 +15,7 @@ SLOW_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Trigger:
+class Occasion:
     """What made us look at a disk, when, and the trace that it belongs to."""
 
     cause: Cause
@@ -36,7 +36,7 @@ class Work:
     """
 
     key: DiskKey
-    trigger: Trigger
+    occasion: Occasion
     until: float
     since: float
     step: Step | None = None
@@ -97,11 +97,13 @@ class AtWork:
 
     def _look_after(self) -> None:
         now = time.monotonic()
-        for work in list(self._works.values()):
-            if now >= work.until and not work.hangs:
-                work.hangs = True
-                self._give_way(work)
-            elif work.step and work.is_slow(now):
-                self._show(work, work.step)
-                work.step = None
-        self._look_again(now)
+        try:
+            for work in [work for work in self._works.values() if not work.hangs]:
+                if now >= work.until:
+                    work.hangs = True
+                    self._give_way(work)
+                elif work.step and work.is_slow(now):
+                    self._show(work, work.step)
+                    work.step = None
+        finally:
+            self._look_again(now)

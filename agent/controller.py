@@ -14,7 +14,7 @@ from typing import Protocol, TypeGuard
 
 import structlog
 
-from agent.at_work import AtWork, Trigger, Work
+from agent.at_work import AtWork, Occasion, Work
 from agent.desired import Desired, Gone, HandsOff
 from agent.events import Cause
 from agent.outages import Outages
@@ -89,8 +89,8 @@ class Controller:
         self._report = report
         self._pace = pace
         self._outages = outages
-        self._waiting: dict[DiskKey, Trigger] = {}
-        self._again: dict[DiskKey, Trigger] = {}
+        self._waiting: dict[DiskKey, Occasion] = {}
+        self._again: dict[DiskKey, Occasion] = {}
         self._slots = asyncio.Semaphore(pace.workers)
         self._at_work = AtWork(show=self._show, give_way=self._give_way)
         self._stuck: dict[DiskKey, _Stuck] = {}
@@ -105,10 +105,10 @@ class Controller:
 
     def enqueue(self, keys: Iterable[DiskKey], cause: Cause, trace_id: str | None = None) -> None:
         """Have disks looked at. Those that are waiting already are looked at once, those at work once more."""
-        trigger = Trigger(cause, time.monotonic(), trace_id or new_trace())
+        occasion = Occasion(cause, time.monotonic(), trace_id or new_trace())
         for key in keys:
             queue = self._again if key in self._at_work else self._waiting
-            queue.setdefault(key, trigger)
+            queue.setdefault(key, occasion)
             if cause is Cause.DOCUMENT:
                 self._attempts.pop(key, None)
             self._settled.clear()
@@ -160,12 +160,12 @@ class Controller:
 
     def _next(self) -> Work:
         """Take up the disk that has waited longest."""
-        key, trigger = next(iter(self._waiting.items()))
+        key, occasion = next(iter(self._waiting.items()))
         del self._waiting[key]
         if retry := self._retries.pop(key, None):
             retry.cancel()
         self._last_begin = now = time.monotonic()
-        work = Work(key, trigger, until=now + self._pace.step_timeout, since=now)
+        work = Work(key, occasion, until=now + self._pace.step_timeout, since=now)
         self._at_work.add(work)
         return work
 
@@ -196,12 +196,12 @@ class Controller:
         self._report(work.key, replace(under_way, outage=self._outages.of(work.key)))
 
     def _give_way(self, work: Work) -> None:
-        report = _hanging(self._pace.step_timeout, work.trigger)
+        report = _hanging(self._pace.step_timeout, work.occasion)
         self._report(work.key, replace(report, outage=self._outages.of(work.key)))
         self._slots.release()
 
     async def _reconcile(self, work: Work) -> None:
-        key, trigger, began = work.key, work.trigger, time.monotonic()
+        key, occasion, began = work.key, work.occasion, time.monotonic()
         # Of this task alone, so that nobody has to take them back.
         structlog.contextvars.bind_contextvars(guest=key.guest, target=key.target, step="observe")
         try:
@@ -220,8 +220,8 @@ class Controller:
             await self._host.tell_of_release(key, report.attached.device_path, report.holders)
         if report.phase is Phase.REFUSED and not report.reason.transient:
             self._host.tell_of_writer(key)
-        took = time.monotonic() - trigger.at
-        report = replace(report, cause=trigger.cause, duration_s=took, began=began, trace_id=trigger.trace_id)
+        took = time.monotonic() - occasion.at
+        report = replace(report, cause=occasion.cause, duration_s=took, began=began, trace_id=occasion.trace_id)
         report = self._outages.told_in(report, key)
         self._report(key, self._scheduled(key, report))
         if report.outage_is_news:
@@ -331,15 +331,15 @@ def _name(step: Step) -> str:
     return type(step).__name__.lower()
 
 
-def _hanging(seconds: float, trigger: Trigger) -> Report:
+def _hanging(seconds: float, occasion: Occasion) -> Report:
     return Report(
         phase=Phase.FAILED,
         reason=Reason.TIMED_OUT,
         message=f"a step has not returned for {seconds:g} s; the storage under the image may hang. It goes on when "
         "that answers, and other disks are not held up",
         attached=None,
-        cause=trigger.cause,
+        cause=occasion.cause,
         duration_s=seconds,
-        trace_id=trigger.trace_id,
+        trace_id=occasion.trace_id,
         attempts=1,
     )
