@@ -1,6 +1,6 @@
 """The log: one event a line with fields: to systemd's journal, as JSON for machines, as text for a person.
 
-What concerns a disk is logged within `structlog.contextvars.bound_contextvars(guest=…, target=…, step=…)`, so that
+What concerns a disk is logged within `structlog.contextvars.bind_contextvars(guest=…, target=…, step=…)`, so that
 every line below carries them, those of libraries too. Tasks and `asyncio.to_thread` inherit the fields.
 """
 

@@ -15,8 +15,8 @@ _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-
 
 _traces = itertools.count(1 + secrets.randbits(127))
 _spans = itertools.count(1 + secrets.randbits(63))
-"""Traces have to differ from all others, spans from those of their trace; nobody need not guess them. The kernel, which
-takes 50 µs for random bits, is asked for the first of each."""
+"""A trace has to differ from all others and a span from those of its trace, and neither is a secret: so both are
+counted on from one random number. Asking the kernel for each takes 50 µs."""
 
 
 def new_trace() -> str:

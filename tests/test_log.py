@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+from agent import log
 from agent.log import configure
 
 
@@ -23,17 +24,28 @@ class Terminal(io.StringIO):
 def as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    known = structlog.get_config()
-    chain = list(known["processors"])
+    chain = list(log._chain)
     yield
     root.handlers, root.level = handlers, level
     logging.captureWarnings(capture=False)
-    known["processors"][:] = chain  # loggers that have written a line keep the list
-    structlog.configure(**known)
+    log._chain[:] = chain  # loggers that have written a line keep the list
+    structlog.reset_defaults()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_logger_that_has_written_a_line_follows_the_next_configuration() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    logger = structlog.get_logger("agent.controller")
+    configure("info", "json", stream=first)
+    logger.info("one")
+    configure("info", "text", stream=second)
+    logger.info("two")
+    assert [line["event"] for line in lines(first)] == ["one"]
+    assert "two" in second.getvalue()
+    assert "{" not in second.getvalue()
 
 
 def test_a_line_is_json_away_from_a_terminal_and_has_the_bound_fields() -> None:

@@ -27,8 +27,8 @@ ROOM = 10_000
 DELIVERY_SECONDS = 1.0
 """What the broker acknowledges within this time is never written."""
 
-COLLECT_SECONDS = 0.1
-"""What comes within this time is written together."""
+COLLECT_SECONDS = 0.5
+"""So long it waits for company: each look goes over all that waits."""
 
 LAST_SECONDS = 1.0
 """How long the end of the agent waits for the disk."""
