@@ -38,9 +38,8 @@ class BufferedSocket:
 
     def pending(self) -> int:
         """Bytes that were taken from the kernel and not asked for yet: it does not tell of them again."""
-        return (
-            len(self._arrived) - self._taken + (self._inner.pending() if isinstance(self._inner, ssl.SSLSocket) else 0)
-        )
+        unread = len(self._arrived) - self._taken
+        return unread + (self._inner.pending() if isinstance(self._inner, ssl.SSLSocket) else 0)
 
     def send(self, data: bytes | bytearray) -> int:
         """Take `data` over."""
