@@ -47,10 +47,6 @@ class Work:
         """A step begins."""
         self.since, self.step, self.attached = time.monotonic(), step, attached
 
-    def is_slow(self, now: float) -> bool:
-        """Whether a step takes long, and was not shown yet."""
-        return self.step is not None and now - self.since >= SLOW_SECONDS
-
     def due(self, now: float) -> float:
         """When it is to be looked after again."""
         return min(self.until, (self.since if self.step else now) + SLOW_SECONDS)
@@ -102,7 +98,7 @@ class AtWork:
                 if now >= work.until:
                     work.hangs = True
                     self._give_way(work)
-                elif work.step and work.is_slow(now):
+                elif work.step and now >= work.since + SLOW_SECONDS:
                     self._show(work, work.step)
                     work.step = None
         finally:

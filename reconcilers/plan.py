@@ -270,39 +270,20 @@ def _plan_present(desired: DiskSpec, source: Source, attached: Attached) -> Step
     return _plan_image(desired, source, attached)
 
 
-_FIXED = ("backend", "format", "image", "backing chain", "read-only", "slice", "block size")
-"""What no disk can change while it is there."""
-
-_FIXED_OF_BLOCK = 4
-"""As many of them mean anything for a block device that is handed through."""
-
-
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
     """Why what is there can't stay, in words; None if it can, maybe tuned."""
-    wanted = (
-        desired.backend,
-        desired.format,
-        source.identity,
-        desired.chain,
-        desired.read_only,
-        (desired.slice_offset, desired.slice_size),
-        desired.logical_block_size or attached.logical_block_size,
+    pairs = (
+        ("backend", desired.backend, attached.backend),
+        ("format", desired.format, attached.format),
+        ("image", source.identity, attached.identity),
+        ("backing chain", desired.chain, attached.chain),
+        ("read-only", desired.read_only, attached.read_only),
+        ("slice", (desired.slice_offset, desired.slice_size), (attached.slice_offset, attached.slice_size)),
+        ("block size", desired.logical_block_size or attached.logical_block_size, attached.logical_block_size),
     )
-    present = (
-        attached.backend,
-        attached.format,
-        attached.identity,
-        attached.chain,
-        attached.read_only,
-        (attached.slice_offset, attached.slice_size),
-        attached.logical_block_size,
-    )
-    if wanted == present:
-        return None
-    counting = _FIXED_OF_BLOCK if desired.backend is Backend.BLOCK else len(_FIXED)
-    for name, should_be, is_now in zip(_FIXED[:counting], wanted, present, strict=False):
-        if should_be != is_now:
-            return f"its {name} is {_words(is_now)} and should be {_words(should_be)}"
+    for name, wanted, present in pairs[: 4 if desired.backend is Backend.BLOCK else None]:
+        if wanted != present:
+            return f"its {name} is {_words(present)} and should be {_words(wanted)}"
     return None
 
 

@@ -84,7 +84,8 @@ async def run(folder: Path, port: int, numbers: range) -> None:
         assert len(simulated) == len(daemons), "the agents would use this machine's kernel"
         garbage.look_seldom()
         # For each agent as often as on a host of its own: a look walks over those of all the others as well.
-        gc.set_threshold(len(numbers) * garbage.YOUNG_MAX, 10, 10)
+        young, *older = gc.get_threshold()
+        gc.set_threshold(len(numbers) * young, *older)
         _tell(READY)
         lines = await _lines()
         await lines.readline()

@@ -119,13 +119,9 @@ class Mailbox:
     """
 
     def __init__(self, port: int, file: Path) -> None:
-        self._command = [
-            *("mosquitto_sub", "-V", "5", "-p", str(port), "-i", "mailbox", "-c", "-x", "3600", "-q", "1"),
-            *("-t", f"{PREFIX}/hosts/+/events/+"),
-        ]
+        self._command = _subscriber("mailbox", port, f"{PREFIX}/hosts/+/events/+")
         self._file = file
         self._sequences: dict[str, set[int]] = {}
-        self.count = 0
         subprocess.run([*self._command, "-E"], check=True)  # it has subscribed, and the broker keeps what comes
 
     def empty(self) -> None:
@@ -138,12 +134,21 @@ class Mailbox:
         for event in self._file.read_bytes().splitlines():
             session, _, number = json.loads(event)["id"].rpartition("-")
             self._sequences.setdefault(session, set()).add(int(number))
-        self.count = sum(map(len, self._sequences.values()))
+
+    @property
+    def count(self) -> int:
+        """How many have come."""
+        return sum(map(len, self._sequences.values()))
 
     @property
     def lost(self) -> int:
         """How many numbers are missing between the first and the last of each session."""
         return sum(max(numbers) - min(numbers) + 1 - len(numbers) for numbers in self._sequences.values())
+
+
+def _subscriber(client: str, port: int, topic: str) -> list[str]:
+    """A command that prints what comes on a topic, in a session that stays while it is away."""
+    return ["mosquitto_sub", "-V", "5", "-p", str(port), "-i", client, "-c", "-x", "3600", "-q", "1", "-t", topic]
 
 
 class Fleet:
@@ -298,10 +303,9 @@ def _hosts(folder: Path, broker: Broker, first: int, count: int) -> Iterator["su
 
 @contextmanager
 def _listening(broker: Broker, file: Path) -> Iterator[Ear]:
-    topic = f"{PREFIX}/hosts/+/status/guests/+"
-    command = ["mosquitto_sub", "-V", "5", "-p", str(broker.port), "-i", "ear", "-c", "-x", "3600", "-q", "1"]
+    command = _subscriber("ear", broker.port, f"{PREFIX}/hosts/+/status/guests/+")
     with file.open("wb") as output:
-        process = subprocess.Popen([*command, "-F", "%U\t%t\t%p", "-t", topic], stdout=output)
+        process = subprocess.Popen([*command, "-F", "%U\t%t\t%p"], stdout=output)
     try:
         yield Ear(file, process)
     finally:
