@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ import pytest
 
 from agent import host_threads
 from agent.host_threads import HostThreads
+from tests.waiting import until
 
 WAIT = 10.0
 
@@ -104,10 +104,10 @@ def test_the_kernel_tells_a_thread_that_is_blocked_from_one_that_waits_for_a_loc
     lock = threading.Lock()
     with ThreadPoolExecutor(2) as pool, hung_read() as read, lock:
         waits, sleeps = thread_of(pool, lambda: pass_through(lock)), thread_of(pool, read)
-        wait_until(lambda: host_threads._is_blocked(sleeps))
-        wait_until(lambda: state(waits) == "S")
+        until(lambda: host_threads._is_blocked(sleeps))
+        until(lambda: state(waits) == "S")
         assert not any(host_threads._is_blocked(waits) for _ in range(100))
-    wait_until(lambda: not host_threads._is_blocked(sleeps))  # it ends
+    until(lambda: not host_threads._is_blocked(sleeps))  # it ends
 
 
 def pass_through(lock: threading.Lock) -> None:
@@ -130,13 +130,6 @@ def thread_of(pool: ThreadPoolExecutor, work: Callable[[], object]) -> int:
 def state(thread: int) -> str:
     """What the kernel has a thread down as: R, S, D and so on."""
     return Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_what_a_call_raises_is_raised_where_it_was_asked_for() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -28,15 +28,9 @@ from tests.cli_operator.fake_host import Fake, Put, fake_fleet, up
 from tests.cli_operator.test_targets import Tapster
 from tests.rollout.conftest import definition
 from tests.rollout.test_rollout import images, rollout, told
+from tests.waiting import until
 
 PATIENCE = 60.0
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Gate:
