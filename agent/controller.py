@@ -193,11 +193,11 @@ class Controller:
         phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
         words = f"{_name(step)} is under way"
         under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=work.attached)
-        self._report(work.key, replace(under_way, outage=self._outages.of(work.key)))
+        self._report(work.key, under_way._replace(outage=self._outages.of(work.key)))
 
     def _give_way(self, work: Work) -> None:
         report = _hanging(self._pace.step_timeout, work.occasion)
-        self._report(work.key, replace(report, outage=self._outages.of(work.key)))
+        self._report(work.key, report._replace(outage=self._outages.of(work.key)))
         self._slots.release()
 
     async def _reconcile(self, work: Work) -> None:
@@ -221,7 +221,7 @@ class Controller:
         if report.phase is Phase.REFUSED and not report.reason.transient:
             self._host.tell_of_writer(key)
         took = time.monotonic() - occasion.at
-        report = replace(report, cause=occasion.cause, duration_s=took, began=began, trace_id=occasion.trace_id)
+        report = report._replace(cause=occasion.cause, duration_s=took, began=began, trace_id=occasion.trace_id)
         report = self._outages.told_in(report, key)
         self._report(key, self._scheduled(key, report))
         if report.outage_is_news:
@@ -306,7 +306,7 @@ class Controller:
     def _with_warning(self, key: DiskKey, report: Report) -> Report:
         """An image that looks like another format than declared is up all the same, and says so."""
         if report.phase is Phase.UP and (warning := self._warnings.get(key)):
-            return replace(report, reason=Reason.FORMAT_MISMATCH, message=warning)
+            return report._replace(reason=Reason.FORMAT_MISMATCH, message=warning)
         return report
 
     def _scheduled(self, key: DiskKey, report: Report) -> Report:
@@ -324,7 +324,7 @@ class Controller:
             loop = asyncio.get_running_loop()
             self._retries[key] = loop.call_later(pause, self.enqueue, [key], Cause.RETRY, report.trace_id)
         log.info("not as desired", reason=report.reason, message=report.message, next_try_seconds=round(pause, 1))
-        return replace(report, attempts=attempts, next_retry=now() + timedelta(seconds=pause))
+        return report._replace(attempts=attempts, next_retry=now() + timedelta(seconds=pause))
 
 
 def _name(step: Step) -> str:

@@ -41,7 +41,7 @@ class EventType(StrEnum):
     @property
     def kind(self) -> EventKind:
         """The topic's last level."""
-        return cast("EventKind", self.value.split(".")[1])
+        return cast("EventKind", self.split(".")[1])
 
 
 class Cause(StrEnum):

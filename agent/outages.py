@@ -5,7 +5,6 @@ forgets both, as the disks of before are no more.
 """
 
 import asyncio
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -91,12 +90,12 @@ class Outages:
         if _serves(report):
             self._serving.add(key)
         if outage == before:
-            return report if report.outage == before else replace(report, outage=before)
+            return report if report.outage == before else report._replace(outage=before)
         if outage:
             self._known[disk_id(key)] = outage
         else:
             del self._known[disk_id(key)]
-        return replace(report, outage=outage, outage_is_news=True)
+        return report._replace(outage=outage, outage_is_news=True)
 
     async def keep(self, key: DiskKey) -> None:
         """Have the disk's last outage on record for the next agent."""

@@ -1,7 +1,7 @@
 """What became of one disk: the controller's word to whoever shows it. Pure."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from agent.desired import HandsOff
 from agent.events import Cause
@@ -20,9 +20,8 @@ _PHASE_OF_NOTHING = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """The outcome of the latest look at a disk.
+class Report(NamedTuple):
+    """The outcome of the latest look at a disk. One is made, and made more of, at each look: so of the cheap kind.
 
     Attributes:
         phase: Where the disk stands.

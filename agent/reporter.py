@@ -93,7 +93,7 @@ class Reporter:
         self._unseen: dict[str, _Unseen] = {}
         self._host_conditions: dict[ConditionType, Condition] = {}
         self._last_sync: datetime | None = None
-        self._flushes: dict[str, asyncio.TimerHandle] = {}
+        self._flushes: dict[str, asyncio.Handle] = {}
         self._host_flush: asyncio.TimerHandle | None = None
         self._host_told: HostStatus | None = None
 
@@ -128,13 +128,13 @@ class Reporter:
 
     def refresh(self, guest: str) -> None:
         """Publish the guest's status soon, if it has changed; one message for all that happens until then."""
-        unsettled = self._is_unsettled(guest)
-        if not unsettled and (later := self._flushes.pop(guest, None)):
-            later.cancel()  # it was for disks that have been looked at since
-        if guest not in self._flushes:
-            loop = asyncio.get_running_loop()
-            longer = FLUSH_SECONDS + FLUSH_SECONDS_A_GUEST * len(self._flushes)
-            delay = min(longer, FLUSH_SECONDS_MAX) if unsettled else 0.0
+        loop = asyncio.get_running_loop()
+        if not self._is_unsettled(guest):
+            if later := self._flushes.get(guest):
+                later.cancel()  # it was for disks that have been looked at since
+            self._flushes[guest] = loop.call_soon(self._publish_guest, guest)
+        elif guest not in self._flushes:
+            delay = min(FLUSH_SECONDS + FLUSH_SECONDS_A_GUEST * len(self._flushes), FLUSH_SECONDS_MAX)
             self._flushes[guest] = loop.call_later(delay, self._publish_guest, guest)
         self._refresh_host()
 

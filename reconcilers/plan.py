@@ -270,25 +270,28 @@ def _plan_present(desired: DiskSpec, source: Source, attached: Attached) -> Step
     return _plan_image(desired, source, attached)
 
 
+_ASPECTS = ("backend", "format", "image", "backing chain", "read-only", "slice", "block size")
+
+
 def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | None:
     """Why what is there can't stay, in words; None if it can, maybe tuned."""
-    pairs = (
-        ("backend", desired.backend, attached.backend),
-        ("format", desired.format, attached.format),
-        ("image", source.identity, attached.identity),
-        ("backing chain", desired.chain, attached.chain),
-        ("read-only", desired.read_only, attached.read_only),
-        ("slice", (desired.slice_offset, desired.slice_size), (attached.slice_offset, attached.slice_size)),
-        ("block size", desired.logical_block_size or attached.logical_block_size, attached.logical_block_size),
-    )
-    for name, wanted, present in pairs[: 4 if desired.backend is Backend.BLOCK else None]:
-        if wanted != present:
-            return f"its {name} is {_words(present)} and should be {_words(wanted)}"
-    return None
+    sector = attached.logical_block_size
+    wanted: tuple[object, ...] = (desired.backend, desired.format, source.identity, desired.chain)
+    present: tuple[object, ...] = (attached.backend, attached.format, attached.identity, attached.chain)
+    if desired.backend is not Backend.BLOCK:
+        wanted += (desired.read_only, (desired.slice_offset, desired.slice_size), desired.logical_block_size or sector)
+        present += (attached.read_only, (attached.slice_offset, attached.slice_size), sector)
+    if wanted == present:
+        return None
+    aspects = zip(_ASPECTS, wanted, present, strict=False)
+    name, should_be, there = next(each for each in aspects if each[1] != each[2])
+    return f"its {name} is {_words(there)} and should be {_words(should_be)}"
 
 
 def _to_be_tuned(desired: DiskSpec, attached: Attached) -> bool:
     """Whether the host is to be asked for something else; what it did not grant is not asked for twice."""
+    if attached.asked == desired.tuning:
+        return False
     return possible(attached.asked, attached.backend) != possible(desired.tuning, attached.backend)
 
 

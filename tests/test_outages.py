@@ -20,14 +20,14 @@ AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BEFORE = AT - timedelta(hours=1)
 
 UP = Report(phase=Phase.UP, reason=Reason.AS_DESIRED, message="", attached=ON_AIO, duration_s=2)
-LOST = replace(
-    UP, phase=Phase.LOST, reason=Reason.DEVICE_IN_USE, attached=replace(ON_AIO, server_alive=False), message="held"
+LOST = UP._replace(
+    phase=Phase.LOST, reason=Reason.DEVICE_IN_USE, attached=replace(ON_AIO, server_alive=False), message="held"
 )
-HUNG = replace(
-    UP, phase=Phase.DEGRADED, reason=Reason.SERVER_HUNG, attached=replace(ON_AIO, server_answers=False), message="stop"
+HUNG = UP._replace(
+    phase=Phase.DEGRADED, reason=Reason.SERVER_HUNG, attached=replace(ON_AIO, server_answers=False), message="stop"
 )
-NOT_THERE = replace(UP, phase=Phase.REFUSED, reason=Reason.IMAGE_MISSING, attached=None)
-DOWN = replace(UP, phase=Phase.DOWN, reason=Reason.TAKEN_DOWN, attached=None)
+NOT_THERE = UP._replace(phase=Phase.REFUSED, reason=Reason.IMAGE_MISSING, attached=None)
+DOWN = UP._replace(phase=Phase.DOWN, reason=Reason.TAKEN_DOWN, attached=None)
 
 LASTING = Outage(began=BEFORE, ended=None, reason=Reason.SERVER_LOST, message="")
 OVER = Outage(began=BEFORE, ended=BEFORE + timedelta(seconds=1), reason=Reason.SERVER_LOST, message="")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -80,7 +79,7 @@ class Guest:
 
     def up(self, key: DiskKey) -> None:
         """The disk was looked at and is up."""
-        self.reporter.report(key, replace(UP, began=time.monotonic()))
+        self.reporter.report(key, UP._replace(began=time.monotonic()))
 
 
 async def shown() -> None:
@@ -127,7 +126,7 @@ async def test_a_guest_is_not_down_before_its_disks_were_looked_at() -> None:
     guest.take_down(set(KEYS))
     assert guest.reporter.guest_status("vm1").phase == "Pending"
     for key in KEYS:
-        down = replace(UP, phase=Phase.DOWN, reason=Reason.TAKEN_DOWN, attached=None, began=time.monotonic())
+        down = UP._replace(phase=Phase.DOWN, reason=Reason.TAKEN_DOWN, attached=None, began=time.monotonic())
         guest.reporter.report(key, down)
     await shown()
     assert [json.loads(status)["phase"] for status in guest.bus.statuses] == ["Down"]

@@ -6,6 +6,7 @@ splitting strings. Topic names and filters are those of MQTT v5, section 4.7.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast, get_args
 
 from reconcilers.spec import GUEST_NAME
@@ -224,26 +225,7 @@ class FleetTopics:
         Raises:
             TopicError: It is not of this fleet, or none that the bus has.
         """
-        if not topic.startswith(f"{self.prefix}/"):
-            raise TopicError(f"topic {topic!r} is not under {self.prefix!r}")
-        match topic[len(self.prefix) + 1 :].split("/"):
-            case ["hosts", host, *rest] if NAME.fullmatch(host):
-                parsed = _parse_host(host, rest)
-            case ["groups", group, "desired", "guests", guest] if NAME.fullmatch(group):
-                parsed = DesiredTopic(Scope("group", group), guest)
-            case ["operators", client, channel] if CLIENT.fullmatch(client) and channel in get_args(Channel):
-                parsed = OperatorTopic(client, cast("Channel", channel))
-            case ["trust"]:
-                parsed = TrustTopic()
-            case ["rollouts", rollout, ("plan" | "state" | "driver") as part] if NAME.fullmatch(rollout):
-                parsed = RolloutTopic(rollout, part)
-            case ["rollouts", rollout, ("waves" | "before") as part, key] if NAME.fullmatch(rollout):
-                parsed = RolloutTopic(rollout, part, key)
-            case _:
-                parsed = None
-        if parsed is None:
-            raise TopicError(f"topic {topic!r} is none that the bus has; design §3 lists them")
-        return parsed
+        return _parsed(self.prefix, topic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +297,30 @@ class Topics(FleetTopics):
     def command(self, verb: Verb) -> str:
         """Where a request to the host goes."""
         return f"{self.root}/cmd/{verb}"
+
+
+@lru_cache(maxsize=1 << 14)  # who takes a document in asks three times, and a document comes again and again
+def _parsed(prefix: str, topic: str) -> Topic:
+    if not topic.startswith(f"{prefix}/"):
+        raise TopicError(f"topic {topic!r} is not under {prefix!r}")
+    match topic[len(prefix) + 1 :].split("/"):
+        case ["hosts", host, *rest] if NAME.fullmatch(host):
+            parsed = _parse_host(host, rest)
+        case ["groups", group, "desired", "guests", guest] if NAME.fullmatch(group):
+            parsed = DesiredTopic(Scope("group", group), guest)
+        case ["operators", client, channel] if CLIENT.fullmatch(client) and channel in get_args(Channel):
+            parsed = OperatorTopic(client, cast("Channel", channel))
+        case ["trust"]:
+            parsed = TrustTopic()
+        case ["rollouts", rollout, ("plan" | "state" | "driver") as part] if NAME.fullmatch(rollout):
+            parsed = RolloutTopic(rollout, part)
+        case ["rollouts", rollout, ("waves" | "before") as part, key] if NAME.fullmatch(rollout):
+            parsed = RolloutTopic(rollout, part, key)
+        case _:
+            parsed = None
+    if parsed is None:
+        raise TopicError(f"topic {topic!r} is none that the bus has; design §3 lists them")
+    return parsed
 
 
 def _parse_host(host: str, levels: list[str]) -> Topic | None:

@@ -1,7 +1,8 @@
 """libvirt domain XML into guest definitions (https://libvirt.org/formatdomain.html)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 from lxml import etree
 
@@ -23,6 +24,14 @@ _HARMLESS: dict[str, Callable[["etree._Element"], bool]] = {
     "script": lambda child: child.get("path", "").rpartition("/")[2] in PLAIN_SCRIPTS,
 }
 """When an element of a refused kind says no more than its absence would."""
+
+_DRIVER_PLACES = {
+    "@driver": Reason.UNKNOWN_DRIVER,
+    "driver/@name": Reason.UNKNOWN_DRIVER,
+    "driver/@type": Reason.UNKNOWN_FORMAT,
+    "driver/@backend": Reason.UNKNOWN_FORMAT,
+}
+"""Attributes that name a driver or a format, and the reason for a word there that is not known."""
 
 
 def domains_in(root: "etree._Element") -> list["etree._Element"]:
@@ -120,51 +129,49 @@ def _disk_text(disk: "etree._Element", position: int, max_layers: int) -> DiskTe
     first: dict[str, etree._Element] = {}
     for child in disk:
         first.setdefault(child.tag, child)
-    _classify(text, disk, base)
-    text.type = _attribute(disk, "type", base)
-    text.device = _attribute(disk, "device", base)
+    said: dict[str, Claim] = {}
+    _classify(text, said, disk, base)
+    text.type = said.get("@type")
+    text.device = said.get("@device")
     text.read_only = "readonly" in first
     text.shareable = "shareable" in first
-    _read_drivers(text, disk, first.get("driver"), base)
-    if "target" in first:
-        text.target = _attribute(first["target"], "dev", f"{base}/target")
-    if "blockio" in first:
-        text.logical_block_size = _attribute(first["blockio"], "logical_block_size", f"{base}/blockio")
+    text.target = said.get("target/@dev")
+    text.logical_block_size = said.get("blockio/@logical_block_size")
+    _read_drivers(text, said)
     if "iotune" in first:
         text.limits = _limits(first["iotune"], f"{base}/iotune")
     if "source" in first:
-        _read_source(text, first["source"], f"{base}/source")
-    text.layers = list(layers(text, disk, base, max_layers))
+        _read_source(text, said, first["source"], f"{base}/source")
+    if "backingStore" in first:
+        text.layers = list(layers(text, disk, base, max_layers))
     return text
 
 
-def _read_drivers(text: DiskText, disk: "etree._Element", driver: "etree._Element | None", base: str) -> None:
-    places = [(_attribute(disk, "driver", base), Reason.UNKNOWN_DRIVER)]
-    if driver is not None:
-        path = f"{base}/driver"
-        places.append((_attribute(driver, "name", path), Reason.UNKNOWN_DRIVER))
-        places.append((_attribute(driver, "type", path), Reason.UNKNOWN_FORMAT))
-        places.append((_attribute(driver, "backend", path), Reason.UNKNOWN_FORMAT))
-        text.cache = _attribute(driver, "cache", path)
-        text.io = _attribute(driver, "io", path)
-        text.discard = _attribute(driver, "discard", path)
-        text.detect_zeroes = _attribute(driver, "detect_zeroes", path)
-    text.drivers = [(claim, reason) for claim, reason in places if claim]
+def _read_drivers(text: DiskText, said: Mapping[str, Claim]) -> None:
+    text.drivers = [(said[name], reason) for name, reason in _DRIVER_PLACES.items() if name in said]
+    text.cache = said.get("driver/@cache")
+    text.io = said.get("driver/@io")
+    text.discard = said.get("driver/@discard")
+    text.detect_zeroes = said.get("driver/@detect_zeroes")
 
 
-def _read_source(text: DiskText, source: "etree._Element", path: str) -> None:
+def _read_source(text: DiskText, said: Mapping[str, Claim], source: "etree._Element", path: str) -> None:
     """`type` lies in the field, so a source in the other type's attribute counts when its own is absent."""
-    own, other = ("dev", "file") if text.type and text.type.text == "block" else ("file", "dev")
-    text.source = _attribute(source, own, path) or _attribute(source, other, path)
-    text.startup_policy = _attribute(source, "startupPolicy", path)
-    slices = source.findall("slices/slice")
+    file, device = said.get("source/@file"), said.get("source/@dev")
+    text.source = device or file if text.type and text.type.text == "block" else file or device
+    text.startup_policy = said.get("source/@startupPolicy")
+    if len(source):
+        _read_slices(text, source.findall("slices/slice"), f"{path}/slices")
+
+
+def _read_slices(text: DiskText, slices: Sequence["etree._Element"], path: str) -> None:
     for one in slices:
         if one.get("type") != "storage" or len(slices) > 1:
-            at = Claim("", f"{path}/slices", line_of(one))
-            text.refuse(Reason.UNSUPPORTED_FEATURE, at, "only one slice, of type 'storage', is served")
+            message = "only one slice, of type 'storage', is served"
+            text.refuse(Reason.UNSUPPORTED_FEATURE, Claim("", path, line_of(one)), message)
             return
-        text.slice_offset = _attribute(one, "offset", f"{path}/slices/slice")
-        text.slice_size = _attribute(one, "size", f"{path}/slices/slice")
+        text.slice_offset = _attribute(one, "offset", f"{path}/slice")
+        text.slice_size = _attribute(one, "size", f"{path}/slice")
 
 
 def _limits(iotune: "etree._Element", path: str) -> dict[str, Claim]:
@@ -178,16 +185,23 @@ def _attribute(element: "etree._Element", name: str, path: str) -> Claim | None:
     return Claim(value, f"{path}/@{name}", line_of(element)) if value else None
 
 
-def _classify(text: DiskText, element: "etree._Element", path: str, prefix: str = "") -> None:
-    """Put every attribute and child into the list that the table says, those of structural children as well."""
-    for attribute in map(str, element.attrib):
-        _sort(text, f"{prefix}@{attribute}", element, path, f"@{attribute}")
+def _classify(text: DiskText, said: dict[str, Claim], element: "etree._Element", path: str, prefix: str = "") -> None:
+    """Put every attribute and child into the list that the table says, those of structural children as well.
+
+    What the attributes say is noted in `said`, by their names; an empty one says nothing, as in libvirt.
+    """
+    line = line_of(element)
+    for attribute, value in cast("Iterable[tuple[str, str]]", element.items()):
+        name = f"{prefix}@{attribute}"
+        _sort(text, name, element, path, f"@{attribute}")
+        if value:
+            said[name] = Claim(value, f"{path}/@{attribute}", line)
     seen: set[str] = set()
     for child in element:
         name = prefix + child.tag
         if name in STRUCTURE and name not in seen:
             seen.add(name)
-            _classify(text, child, f"{path}/{name}", f"{name}/")
+            _classify(text, said, child, f"{path}/{name}", f"{name}/")
         elif name in STRUCTURE:
             text.unknown.append(f"{name} (another one; the first counts)")
         elif name in _HARMLESS and _HARMLESS[name](child):

@@ -27,6 +27,9 @@ ROUND_SECONDS = 300.0
 MAKE_SECONDS = 300.0
 """For the processes to import, and to make a store for each host."""
 
+LOOK_SECONDS = 0.25
+"""How often it is looked whether a round is over. When each host was, the ear has written down."""
+
 SILENCE_SECONDS = 1.0
 """After this without an event there are no more."""
 
@@ -247,7 +250,7 @@ class Fleet:
             if time.monotonic() > deadline or any(process.poll() is not None for process in self._processes):
                 found = f"{phases.count('Up')} up and {phases.count('Failed')} failed under generation {generation}"
                 raise FleetError(f"{name}: {found}; wanted are {up} and {failed}")
-            time.sleep(0.05)
+            time.sleep(LOOK_SECONDS)
 
     def _agents_cpu(self) -> float:
         return sum(cpu_seconds(process.pid) for process in self._processes)

@@ -7,6 +7,7 @@ host that has run out of loop devices.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,10 +87,7 @@ class SimulatedHost:
         return None
 
     def _actual(self, key: DiskKey, source_path: str | None) -> Actual:
-        source = None
-        if source_path:
-            source = Source(kind=SourceKind.FILE, identity=_identity(source_path), size_bytes=SIZE)
-        return Actual(source, self._disks.get(key))
+        return Actual(_source(source_path) if source_path else None, self._disks.get(key))
 
     def _attach(self, spec: DiskSpec) -> None:
         if self.failing:
@@ -99,7 +97,7 @@ class SimulatedHost:
         self._disks[spec.key] = Attached(
             backend=Backend.LOOP,
             format=Format.RAW,
-            identity=_identity(spec.source),
+            identity=_source(spec.source).identity,
             device_path=f"/dev/loop{self._count}",
             diskseq=self._count,
             size_bytes=SIZE,
@@ -115,5 +113,6 @@ class SimulatedHost:
         )
 
 
-def _identity(path: str) -> FileId:
-    return FileId(1, hash(path) & 0xFFFFFFFF)
+@lru_cache  # of the images of the last pushes, which are the same for all hosts
+def _source(path: str) -> Source:
+    return Source(kind=SourceKind.FILE, identity=FileId(1, hash(path) & 0xFFFFFFFF), size_bytes=SIZE)

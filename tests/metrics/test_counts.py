@@ -41,13 +41,13 @@ ATTACHED = Attached(
     ),
 )
 UP = Report(phase=Phase.UP, reason=Reason.AS_DESIRED, message="", attached=ATTACHED, cause=Cause.DOCUMENT)
-ANEW = replace(UP, attached=replace(ATTACHED, diskseq=8))
+ANEW = UP._replace(attached=replace(ATTACHED, diskseq=8))
 
 
 def over(report: Report, reason: Reason, cause: Cause = Cause.TIMER) -> Report:
     """The report of a disk whose outage has just ended."""
     outage = Outage(began=now(), ended=now(), reason=reason, message="")
-    return replace(report, cause=cause, outage=outage, outage_is_news=True)
+    return report._replace(cause=cause, outage=outage, outage_is_news=True)
 
 
 def served_by(report: Report, process_id: int) -> Report:
@@ -55,7 +55,7 @@ def served_by(report: Report, process_id: int) -> Report:
     assert report.attached
     assert report.attached.tap
     tap = replace(report.attached.tap, process_id=process_id)
-    return replace(report, attached=replace(report.attached, tap=tap))
+    return report._replace(attached=replace(report.attached, tap=tap))
 
 
 def counted(*pairs: tuple[Report | None, Report]) -> dict[str, float]:
@@ -73,12 +73,12 @@ def counted(*pairs: tuple[Report | None, Report]) -> dict[str, float]:
 
 
 def test_a_first_attach_and_a_look_that_finds_nothing_are_no_repairs() -> None:
-    found = counted((None, UP), (UP, replace(UP, cause=Cause.TIMER)))
+    found = counted((None, UP), (UP, UP._replace(cause=Cause.TIMER)))
     assert found == {"repairs": 0, "restarts": 0, "retries": 0, "looks": 2}
 
 
 def test_a_device_that_was_taken_away_and_came_back_is_a_repair() -> None:
-    assert counted((UP, replace(ANEW, cause=Cause.KERNEL)))["repairs"] == 1
+    assert counted((UP, ANEW._replace(cause=Cause.KERNEL)))["repairs"] == 1
 
 
 def test_a_replacement_that_an_operator_asked_for_is_none() -> None:
@@ -90,10 +90,10 @@ def restarts(before: Report | None, report: Report) -> float:
 
 
 def test_a_tap_that_died_and_was_started_anew_is_both() -> None:
-    lost = replace(UP, phase=Phase.LOST, reason=Reason.SERVER_LOST)
+    lost = UP._replace(phase=Phase.LOST, reason=Reason.SERVER_LOST)
     after = over(ANEW, Reason.SERVER_LOST, cause=Cause.SERVER)
     for before in (lost, UP):  # with a holder, whose device is lost first, and without
-        found = counted((before, after), (after, replace(after, outage_is_news=False)))
+        found = counted((before, after), (after, after._replace(outage_is_news=False)))
         assert (found["repairs"], found["restarts"]) == (1, 1)
 
 
@@ -110,12 +110,12 @@ def test_a_tap_that_hung_is_a_restart_if_another_server_came() -> None:
 def test_an_outage_that_lasts_and_one_of_the_storage_are_no_restarts() -> None:
     after = over(ANEW, Reason.SERVER_LOST)
     assert after.outage
-    assert restarts(UP, replace(after, outage=after.outage.model_copy(update={"ended": None}))) == 0
+    assert restarts(UP, after._replace(outage=after.outage.model_copy(update={"ended": None}))) == 0
     loop = replace(ATTACHED, backend=Backend.LOOP, tap=None)
-    gone = replace(UP, phase=Phase.LOST, reason=Reason.STORAGE_LOST, attached=loop)
-    assert restarts(gone, over(replace(UP, attached=replace(loop, diskseq=8)), Reason.STORAGE_LOST)) == 0
+    gone = UP._replace(phase=Phase.LOST, reason=Reason.STORAGE_LOST, attached=loop)
+    assert restarts(gone, over(UP._replace(attached=replace(loop, diskseq=8)), Reason.STORAGE_LOST)) == 0
 
 
 def test_retries_are_counted_by_what_they_try_to_get_over() -> None:
-    failed = replace(UP, phase=Phase.FAILED, reason=Reason.NO_LOOP_DEVICE, attached=None)
-    assert counted((failed, replace(UP, cause=Cause.RETRY)))["retries"] == 1
+    failed = UP._replace(phase=Phase.FAILED, reason=Reason.NO_LOOP_DEVICE, attached=None)
+    assert counted((failed, UP._replace(cause=Cause.RETRY)))["retries"] == 1
