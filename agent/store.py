@@ -207,7 +207,8 @@ class Store:
         if accepted:
             with self._transaction() as connection:
                 connection.executemany(_REPLACE_DOCUMENT, [_row(*pair) for pair in accepted.values()])
-                connection.executemany(_DELETE_REJECTION, [_columns(key) for key in accepted])
+                settled = accepted.keys() & self._rejected.keys()
+                connection.executemany(_DELETE_REJECTION, [_columns(key) for key in settled])
             for key, (record, _) in accepted.items():
                 self._records[key] = record
                 self._rejected.pop(key, None)

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
@@ -47,8 +46,8 @@ class Outbox:
         self._waiting: dict[str | int, Publication] = {}
         self._events: deque[int] = deque()
         self._taken: dict[str | int, Publication] = {}
-        self._filled = asyncio.Event()
-        self._urgent = asyncio.Event()
+        self._due = asyncio.Event()
+        self._company: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._taken) + len(self._waiting)
@@ -59,8 +58,7 @@ class Outbox:
     def retain(self, topic: str, payload: bytes) -> None:
         """Publish this, retained, unless something newer on the topic comes first."""
         self._waiting[topic] = Publication(topic, payload, retain=True)
-        self._filled.set()
-        self._urgent.set()
+        self._due.set()
 
     def append(self, topic: str, payload: bytes) -> None:
         """Publish this after every event before it."""
@@ -70,8 +68,9 @@ class Outbox:
         self.numbered += 1
         self._events.append(self.numbered)
         self._waiting[self.numbered] = Publication(topic, payload, retain=False, since=monotonic())
-        self._filled.set()
         self.stirred.set()
+        if self._company is None:
+            self._company = asyncio.get_running_loop().call_later(COMPANY_SECONDS, self._due.set)
 
     def events(self) -> dict[int, Publication]:
         """The events that were not delivered yet, by their numbers, the oldest first."""
@@ -81,23 +80,22 @@ class Outbox:
     async def batch(self, size: int) -> Sequence[Publication]:
         """Wait until there is something to publish, and give at most `size` of it, the oldest first."""
         if not self._taken:
-            await self._filled.wait()
-            if not self._urgent.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(COMPANY_SECONDS):
-                        await self._urgent.wait()
+            await self._due.wait()
             self._taken = {key: self._waiting.pop(key) for key in list(islice(self._waiting, size))}
             for key in self._taken:
                 if isinstance(key, int):
                     self._events.popleft()
             if not self._waiting:
-                self._filled.clear()
-                self._urgent.clear()
+                self._due.clear()
+                if self._company:
+                    self._company.cancel()
+                    self._company = None
         return list(self._taken.values())
 
     def hurry(self) -> None:
         """Have what waits go out now, because there is little time."""
-        self._urgent.set()
+        if self._waiting:
+            self._due.set()
 
     def delivered(self) -> None:
         """The broker has the last batch."""
