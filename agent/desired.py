@@ -4,8 +4,9 @@ A guest may have a document for this host and others for its groups; the host's 
 order of the settings, then `all`. Nothing here is deleted by silence: a disk is `Gone` only if a document says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from agent.bus.topics import EVERY_HOST, Scope
 from agent.definition import DiskDefinition, Finding, GuestDefinition
@@ -48,6 +49,13 @@ class GuestInForce:
     withdrawn: bool = False
 
 
+class _Ruling(NamedTuple):
+    """The document that counts for a guest, and what becomes of each disk that it names, as far as that is clear."""
+
+    guest: GuestInForce | None
+    disks: Mapping[str, Desired]
+
+
 class DesiredWorld:
     """All documents in force, by scope and guest."""
 
@@ -62,14 +70,14 @@ class DesiredWorld:
         self._scopes = [Scope("host", host), *(Scope("group", group) for group in (*groups, EVERY_HOST))]
         self._partial = partial
         self._guests: dict[str, dict[Scope, GuestInForce]] = {}
-        self._counts: dict[str, GuestInForce | None] = {}
+        self._rulings: dict[str, _Ruling] = {}
         self._rejections: dict[str, dict[Scope, Rejection]] = {}
 
     def put(self, guest: GuestInForce) -> bool:
         """A document was accepted, which is news; an earlier rejection in its scope is settled by it."""
         document = guest.document
         self._guests.setdefault(document.guest, {})[document.scope] = guest
-        self._counts.pop(document.guest, None)
+        self._rulings.pop(document.guest, None)
         self._rejections.get(document.guest, {}).pop(document.scope, None)
         return True
 
@@ -91,7 +99,7 @@ class DesiredWorld:
         if known is None or known.withdrawn:
             return news
         self._guests[guest][scope] = replace(known, withdrawn=True)
-        self._counts.pop(guest, None)
+        self._rulings.pop(guest, None)
         return True
 
     def names(self) -> set[str]:
@@ -103,11 +111,17 @@ class DesiredWorld:
 
         What was signed gives way only to what is signed: neither to an unsigned document nor to an emptied topic.
         """
+        return self._ruling(name).guest
+
+    def _ruling(self, name: str) -> _Ruling:
         if name not in self._guests:
-            return None
-        if name not in self._counts:
-            self._counts[name] = self._chosen(name)
-        return self._counts[name]
+            return _Ruling(None, {})
+        if name not in self._rulings:
+            guest = self._chosen(name)
+            definition = guest.definition if guest else None
+            clear = definition is not None and (self._partial or definition.complete)
+            self._rulings[name] = _Ruling(guest, _named(definition) if definition and clear else {})
+        return self._rulings[name]
 
     def _chosen(self, name: str) -> GuestInForce | None:
         known = self._guests.get(name, {})
@@ -135,37 +149,39 @@ class DesiredWorld:
 
     def desired(self, key: DiskKey) -> Desired:
         """What should become of one disk."""
-        guest = self.guest(key.guest)
+        guest, disks = self._ruling(key.guest)
+        return disks.get(key.target) or self._of_others(key, guest)
+
+    def _of_others(self, key: DiskKey, guest: GuestInForce | None) -> Desired:
+        """What should become of a disk that no definition names, or none whose disks can be judged one by one."""
         if guest is None:
             return HandsOff(Reason.UNKNOWN_GUEST, f"{key} is here, and no document names guest {key.guest}")
         if guest.document.state == "absent":
             return Gone()
         if guest.definition is None:
             return HandsOff(guest.unreadable[0].reason, guest.unreadable[0].message)
-        if not self._partial and not guest.definition.complete:
-            message = f"a disk of {key.guest} is refused, and policy.partial = false brings up all or none"
-            return HandsOff(Reason.INCOMPLETE_DEFINITION, message)
-        return _defined(key, guest.definition)
+        if guest.definition.complete:
+            return Gone()
+        message = f"a disk of {key.guest} is refused, and policy.partial = false brings up all or none"
+        if self._partial:
+            message = (
+                f"{key} is here and no longer in the definition, which has errors, so it can't be told whether the "
+                "disk was removed on purpose; mend the definition"
+            )
+        return HandsOff(Reason.INCOMPLETE_DEFINITION, message)
 
 
-def _defined(key: DiskKey, definition: GuestDefinition) -> Desired:
-    named = [disk for disk in definition.disks if disk.target == key.target]
-    if not named:
-        return _unnamed(key, definition)
-    if spec := next((disk.spec for disk in named if disk.spec), None):
-        return spec
-    findings = [finding for disk in named for finding in disk.refused]
-    return HandsOff(findings[0].reason, "; ".join(_sentence(finding) for finding in findings))
-
-
-def _unnamed(key: DiskKey, definition: GuestDefinition) -> Desired:
-    if definition.complete:
-        return Gone()
-    message = (
-        f"{key} is here and no longer in the definition, which has errors, so it can't be told whether the disk was "
-        "removed on purpose; mend the definition"
-    )
-    return HandsOff(Reason.INCOMPLETE_DEFINITION, message)
+def _named(definition: GuestDefinition) -> dict[str, Desired]:
+    """What should become of the disks that a definition names: a good one of two with the same target counts."""
+    refused: dict[str, list[Finding]] = {}
+    for disk in definition.disks:
+        refused.setdefault(disk.target or "", []).extend(disk.refused)
+    hands_off = {
+        target: HandsOff(findings[0].reason, "; ".join(_sentence(finding) for finding in findings))
+        for target, findings in refused.items()
+        if findings
+    }
+    return {**hands_off, **{disk.spec.key.target: disk.spec for disk in definition.disks if disk.spec}}
 
 
 def _sentence(finding: Finding) -> str:

@@ -1,13 +1,13 @@
 """What came of a look at a disk, or at the whole host."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from reconcilers.actual import Actual
 from reconcilers.plan import Step
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What a disk is and what is to be done next.
 
     Attributes:

@@ -3,16 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
+from typing import NamedTuple
 
 COMPANY_SECONDS = 0.1
 """So long an event waits for the state that comes of it, so that both, and all other events, go out together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """One message to publish.
 
     Attributes:

@@ -5,13 +5,12 @@ is simulated. It prints `ready` once all are made. Then it reads lines: `start` 
 SHARE` makes that share of the hosts fail from now on, `mend` ends that, and the end of input ends it.
 
 What thousands of agents in one process cost each other, and agents on hosts of their own do not, is kept out of it: the
-process stays on one core, and looks for garbage as often as one agent would.
+process looks for garbage as often as one agent would, and whoever starts it keeps its threads together on one core.
 """
 
 import asyncio
 import gc
 import logging
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,12 +106,6 @@ def _daemon(chosen: Settings, store_thread: ThreadPoolExecutor) -> Daemon:
     return Daemon(chosen, abilities(), intake, store_thread)
 
 
-def _stay_on_one_core(process: int) -> None:
-    """Event loop and store share Python's lock: on two cores it would go to and fro between thousands of agents."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[process % len(cores)]})
-
-
 async def _lines() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -128,5 +121,4 @@ if __name__ == "__main__":
     logging_setup.configure("error", "json")
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     where, port, first, count = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    _stay_on_one_core(first // count)
     asyncio.run(run(where, port, range(first, first + count)))
