@@ -18,7 +18,7 @@ from agent.status import Capabilities, Condition, ConditionType, GuestStatus, Ho
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey
 
-FLUSH_SECONDS = 0.5
+FLUSH_SECONDS = 1.0
 """A guest of which more is about to be known is shown this much later, so that one message tells of all its disks."""
 
 FLUSH_SECONDS_A_GUEST = 0.005
@@ -26,7 +26,7 @@ FLUSH_SECONDS_A_GUEST = 0.005
 
 FLUSH_SECONDS_MAX = 5.0
 
-HOST_SECONDS = 0.2
+HOST_SECONDS = 1.0
 """The host's status is shown this much after a change."""
 
 _UNDER_WAY = {Phase.PENDING, Phase.ATTACHING, Phase.DETACHING}
