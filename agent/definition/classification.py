@@ -146,7 +146,7 @@ _FEATURES = {
 
 def names_of(features: Collection[Feature], names: Iterable[str]) -> list[str]:
     """Those of `names` that ask for one of `features`."""
-    return [name for name in names if _FEATURES.get(name) in features]
+    return [name for name in names if _FEATURES.get(name) in features] if features else []
 
 
 def classification_table() -> list[Row]:

@@ -240,7 +240,7 @@ def _backend(text: DiskText, source: _Source, wishes: list[Wish]) -> tuple[Backe
     if text.bare_is_device and source.path.startswith("/dev/"):
         on_block_device = True
     try:
-        return decide(wishes, on_block_device=on_block_device)
+        return decide(tuple(wishes), on_block_device=on_block_device)
     except Conflict as conflict:
         at = text.drivers[0][0] if text.drivers else text.source
         text.refuse(Reason.CONFLICTING_DRIVER, at, f"the disk's driver is not clear: {conflict}")

@@ -5,7 +5,6 @@ occur in libvirt's `<driver>` (https://libvirt.org/formatdomain.html#hard-drives
 attributes of `<disk>` that were proposed before it, and in front of Xen's sources (xl-disk-configuration(5)).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -87,7 +86,8 @@ def wish(spelling: str) -> Wish:
     return Wish(spelling, backends[0] if backends else None, formats[-1] if formats else None)
 
 
-def decide(wishes: Sequence[Wish], *, on_block_device: bool) -> tuple[Backend, Format]:
+@lru_cache(maxsize=256)  # the disks of a host mostly ask for the same few things
+def decide(wishes: tuple[Wish, ...], *, on_block_device: bool) -> tuple[Backend, Format]:
     """Choose the backend and the format that satisfy every wish.
 
     A format without a driver is never dropped: all but raw go to blktap, so that a qcow2 image can't be taken
