@@ -172,14 +172,14 @@ class DesiredWorld:
 
 
 def _named(definition: GuestDefinition) -> dict[str, Desired]:
-    """What should become of the disks that a definition names: a good one of two with the same target counts."""
+    """What should become of the disks that a definition names."""
     refused: dict[str, list[Finding]] = {}
     for disk in definition.disks:
-        refused.setdefault(disk.target or "", []).extend(disk.refused)
+        if disk.target and not disk.spec:
+            refused.setdefault(disk.target, []).extend(disk.refused)
     hands_off = {
         target: HandsOff(findings[0].reason, "; ".join(_sentence(finding) for finding in findings))
         for target, findings in refused.items()
-        if findings
     }
     return {**hands_off, **{disk.spec.key.target: disk.spec for disk in definition.disks if disk.spec}}
 

@@ -21,7 +21,7 @@ _PHASE_OF_NOTHING = {
 
 
 class Report(NamedTuple):
-    """The outcome of the latest look at a disk. One is made, and made more of, at each look: so of the cheap kind.
+    """The outcome of the latest look at a disk. A tuple, as each look makes one and then another of it.
 
     Attributes:
         phase: Where the disk stands.

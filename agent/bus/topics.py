@@ -299,7 +299,7 @@ class Topics(FleetTopics):
         return f"{self.root}/cmd/{verb}"
 
 
-@lru_cache(maxsize=1 << 14)  # who takes a document in asks three times, and a document comes again and again
+@lru_cache(maxsize=64)  # who takes a document in asks three times; few, as anybody can make up long topics
 def _parsed(prefix: str, topic: str) -> Topic:
     if not topic.startswith(f"{prefix}/"):
         raise TopicError(f"topic {topic!r} is not under {prefix!r}")
