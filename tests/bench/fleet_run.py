@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,8 +265,9 @@ class Fleet:
         self._turn += 1
         cores = sorted(os.sched_getaffinity(0))
         for number, process in enumerate(self._processes, self._turn):
-            for thread in Path(f"/proc/{process.pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
+            with suppress(FileNotFoundError, ProcessLookupError):  # that a process has ended is told by who waits for it
+                for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                    os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
 
     def _agents_cpu(self) -> float:
         return sum(cpu_seconds(process.pid) for process in self._processes)
