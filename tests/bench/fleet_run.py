@@ -265,7 +265,7 @@ class Fleet:
         self._turn += 1
         cores = sorted(os.sched_getaffinity(0))
         for number, process in enumerate(self._processes, self._turn):
-            with suppress(FileNotFoundError, ProcessLookupError):  # that a process has ended is told by who waits for it
+            with suppress(FileNotFoundError, ProcessLookupError):  # who waits tells of an ended process
                 for thread in Path(f"/proc/{process.pid}/task").iterdir():
                     os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
 
