@@ -192,8 +192,9 @@ class Controller:
     def _show(self, work: Work, step: Step) -> None:
         phase = Phase.DETACHING if isinstance(step, Detach) else Phase.ATTACHING
         words = f"{_name(step)} is under way"
-        under_way = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=work.attached)
-        self._report(work.key, under_way._replace(outage=self._outages.of(work.key)))
+        outage = self._outages.of(work.key)
+        report = Report(phase=phase, reason=Reason.PROGRESSING, message=words, attached=work.attached, outage=outage)
+        self._report(work.key, report)
 
     def _give_way(self, work: Work) -> None:
         report = _hanging(self._pace.step_timeout, work.occasion)

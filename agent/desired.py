@@ -117,10 +117,11 @@ class DesiredWorld:
         if name not in self._guests:
             return _Ruling(None, {})
         if name not in self._rulings:
-            guest = self._chosen(name)
+            guest, disks = self._chosen(name), dict[str, Desired]()
             definition = guest.definition if guest else None
-            clear = definition is not None and (self._partial or definition.complete)
-            self._rulings[name] = _Ruling(guest, _named(definition) if definition and clear else {})
+            if definition and (self._partial or definition.complete):
+                disks = _named(definition)
+            self._rulings[name] = _Ruling(guest, disks)
         return self._rulings[name]
 
     def _chosen(self, name: str) -> GuestInForce | None:

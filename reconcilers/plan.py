@@ -290,9 +290,8 @@ def _difference(desired: DiskSpec, source: Source, attached: Attached) -> str | 
 
 def _to_be_tuned(desired: DiskSpec, attached: Attached) -> bool:
     """Whether the host is to be asked for something else; what it did not grant is not asked for twice."""
-    if attached.asked == desired.tuning:
-        return False
-    return possible(attached.asked, attached.backend) != possible(desired.tuning, attached.backend)
+    asked, wanted, backend = attached.asked, desired.tuning, attached.backend
+    return asked != wanted and possible(asked, backend) != possible(wanted, backend)
 
 
 def _tunable(desired: DiskSpec, attached: Attached) -> bool:
