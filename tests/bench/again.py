@@ -69,6 +69,7 @@ def ioctl_figure(steady: SteadyHost, skipped: list[str]) -> list[Figure]:
     host.wait_up(steady.count)
     requests = [line for line in trace.read_text().splitlines() if "ioctl(" in line]
     changing = [line for line in requests if any(name in line for name in CHANGING)]
+    host.restart()  # without strace, which would slow down all that is measured after this
     return [
         Figure(
             name=f"restart, {steady.count} disks adopted, ioctls that change a device",

@@ -5,8 +5,9 @@
     python -m tests.bench.fleet --json FILE           everything that was measured, for programs
 
 Each size is a fleet of its own: so many agents in a few processes, one guest with four disks that every host gets by a
-document of the group `all`. Rounds: everyone connects at once to a broker that has the document; a push to all; a push
-with 5 % of the hosts failing, which are mended then; a push with the broker restarted in the middle.
+document of the group `all`. Rounds: everyone connects at once to a broker that has the document; a push to all, five
+times; a push with 5 % of the hosts failing, which are mended then; a push with the broker restarted in the middle.
+Sizes are compared by the medians of their rounds.
 
 A round ends when the status of every host tells of the document and of all disks up (or failed, where they were made
 to), heard by a `mosquitto_sub` on the same broker. The broker keeps the events until then, and all of them are fetched
@@ -24,9 +25,12 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +39,9 @@ from tests.bench.fleet_run import Fleet, FleetError, Round, fleet
 from tests.broker import Broker
 
 FAILING = 0.05
+
+PUSHES = 5
+"""To all, one after the other: a single one takes a tenth more or less by chance."""
 
 
 def main() -> int:
@@ -72,21 +79,22 @@ def rounds(running: Fleet) -> Iterator[Round]:
     broker: Broker = running.broker
     everyone = running.hosts
     yield running.measured("cold start", lambda: running.push_and_start(1), 1, up=everyone)
-    yield running.measured("push to all", lambda: running.push(2), 2, up=everyone)
+    for generation in range(2, 2 + PUSHES):
+        yield running.measured("push to all", partial(running.push, generation), generation, up=everyone)
 
     def push_to_some_that_fail() -> None:
         running.tell(f"fail {FAILING}")
-        running.push(3)
+        running.push(generation + 1)
 
-    failing = running.failing(FAILING)
-    yield running.measured(f"{failing} hosts fail", push_to_some_that_fail, 3, up=everyone - failing, failed=failing)
-    yield running.measured("… and are mended", lambda: running.tell("mend"), 3, up=everyone)
+    failing, up = running.failing(FAILING), everyone - running.failing(FAILING)
+    yield running.measured("5 % of the hosts fail", push_to_some_that_fail, generation + 1, up=up, failed=failing)
+    yield running.measured("… and are mended", lambda: running.tell("mend"), generation + 1, up=everyone)
 
     def push_and_restart() -> None:
-        running.push(4)
+        running.push(generation + 2)
         broker.restart()
 
-    yield running.measured("broker restarted in the middle", push_and_restart, 4, up=everyone)
+    yield running.measured("broker restarted in the middle", push_and_restart, generation + 2, up=everyone)
 
 
 def show(sizes: dict[int, list[Round]], console: Console) -> None:
@@ -96,7 +104,8 @@ def show(sizes: dict[int, list[Round]], console: Console) -> None:
         *("hosts", "round", "seconds to the last status", "half of the hosts", "messages a host", "lost events"),
         *("CPU ms a host", "broker CPU s", "ear CPU s", "broker RSS MB", "agents RSS MB a host", "pace ms"),
     ):
-        table.add_column(heading, justify="left" if heading == "round" else "right")
+        words = heading == "round"
+        table.add_column(heading, justify="left" if words else "right", no_wrap=words)
     for hosts, some in sizes.items():
         for one in some:
             table.add_row(
@@ -115,10 +124,28 @@ def show(sizes: dict[int, list[Round]], console: Console) -> None:
             )
     console.print(table)
     for small, large in zip(sizes, list(sizes)[1:], strict=False):
-        for few, many in zip(sizes[small], sizes[large], strict=False):
-            time, cpu = many.seconds / few.seconds, many.cpu / few.cpu
+        few, many = _medians(sizes[small]), _medians(sizes[large])
+        for name in filter(few.get, many):
+            time, cpu = many[name].seconds / few[name].seconds, many[name].cpu / few[name].cpu
             words = f"{large / small:g} times the hosts cost {time:.2f} times the time, {cpu:.2f} times the CPU"
-            console.print(f"{many.name}: {words}", highlight=False)
+            console.print(f"{name}: {words}", highlight=False)
+
+
+class _Cost(NamedTuple):
+    """What rounds of one name took, each the median."""
+
+    seconds: float
+    cpu: float
+
+
+def _medians(some: Sequence[Round]) -> dict[str, _Cost]:
+    by_name: dict[str, list[Round]] = {}
+    for one in some:
+        by_name.setdefault(one.name, []).append(one)
+    return {
+        name: _Cost(median(one.seconds for one in alike), median(one.cpu for one in alike))
+        for name, alike in by_name.items()
+    }
 
 
 def _options() -> argparse.Namespace:
