@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from reconcilers import block_layer
+from reconcilers import block_layer, record_file
 from reconcilers.actual import SECTOR, Attached, FileId
 from reconcilers.backend import Reconciler, checked_source
 from reconcilers.blktap.tap import TapRecord
@@ -55,6 +55,7 @@ class BlockReconciler:
 
     def __init__(self, claims: Path, paths: StablePaths) -> None:
         self._claims = claims
+        self._prefix = str(claims)
         self._paths = paths
 
     def refuse_taken(self, pin: Pin, spec: DiskSpec, taps: Iterable[TapRecord]) -> None:
@@ -76,17 +77,17 @@ class BlockReconciler:
 
     def survey(self) -> list[BlockClaim]:
         """Every claim there is."""
-        return [claim for path in self._claims.glob("*.json") if (claim := _read(path))]
+        return [claim for path in self._claims.glob("*.json") if (claim := record_file.read(str(path), BlockClaim))]
 
     def sweep(self) -> None:
         """Clear away claims that were being written when their agent was killed."""
-        for draft in self._claims.glob("*.new"):
+        for draft in self._claims.glob(f"*{record_file.DRAFT}"):
             with suppress(OSError):  # it is in nobody's way
                 draft.unlink()
 
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
-        claim = _read(self._claim_path(key))
+        claim = self._claim(key)
         if claim is None:
             return None
         return Attached(
@@ -117,7 +118,7 @@ class BlockReconciler:
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
-        claim = await asyncio.to_thread(_read, self._claim_path(spec.key))
+        claim = await asyncio.to_thread(self._claim, spec.key)
         if claim is not None:
             await asyncio.to_thread(self._paths.point, spec.key, claim.path)
 
@@ -145,29 +146,22 @@ class BlockReconciler:
             read_only=spec.read_only,
             shareable=spec.shareable,
         )
-        path = self._claim_path(spec.key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".new")
-        draft.write_text(claim.model_dump_json())
-        draft.replace(path)
+        self._claims.mkdir(parents=True, exist_ok=True)
+        record_file.write(self._claim_path(spec.key), claim)
         self._paths.point(spec.key, claim.path)
 
     def _let_go(self, key: DiskKey) -> None:
-        claim = _read(self._claim_path(key))
+        claim = self._claim(key)
         if claim is not None and _is_present(claim):
             _nobody_has_it(claim.path, claim.path, reason=Reason.DEVICE_IN_USE)
         self._paths.remove(key)
-        self._claim_path(key).unlink(missing_ok=True)
+        Path(self._claim_path(key)).unlink(missing_ok=True)
 
-    def _claim_path(self, key: DiskKey) -> Path:
-        return self._claims / f"{disk_id(key)}.json"
+    def _claim(self, key: DiskKey) -> BlockClaim | None:
+        return record_file.read(self._claim_path(key), BlockClaim)
 
-
-def _read(path: Path) -> BlockClaim | None:
-    try:
-        return BlockClaim.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
+    def _claim_path(self, key: DiskKey) -> str:
+        return f"{self._prefix}/{disk_id(key)}.json"
 
 
 def _is_present(claim: BlockClaim) -> bool:

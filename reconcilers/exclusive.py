@@ -12,7 +12,7 @@ from reconcilers.blktap.tap import TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.holders import GLANCE_SECONDS, holders_of_file
 from reconcilers.image_lock import lock_image, sole_opener
-from reconcilers.loop.control import LoopDevice, LoopFlags
+from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import devices_over
 from reconcilers.loop.scan import bound_devices
 from reconcilers.mounts import is_mount_point
@@ -54,7 +54,7 @@ def _locked_out_by(image: OpenSource, spec: DiskSpec) -> str | None:
 def _refuse_unlocked_users(image: OpenSource, spec: DiskSpec) -> None:
     identity = image.source.identity
     for device in bound_devices():
-        harmless = spec.read_only and LoopFlags.READ_ONLY in device.flags
+        harmless = spec.read_only and device.read_only
         if device.backing == identity and not (harmless or (spec.shareable and device.tag)):
             raise _in_use(image, _loop_words(device))
         if device.silent and not _is_export(Path(device.backing_path or "/")):

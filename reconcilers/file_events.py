@@ -9,7 +9,7 @@ import select
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -68,11 +68,12 @@ class FileEvents:
         self._pools = pools
         self._inotify = Inotify()
         self._guard = threading.Lock()
-        self._folders: dict[Path, Watch] = {}
-        self._images: dict[Path, Watch] = {}
-        self._disks: dict[Path, set[DiskKey]] = {}
-        self._in_folder = Counter[Path]()
-        self._sources: dict[DiskKey, Path] = {}
+        # By their paths as text, since looks are many and a Path takes time.
+        self._folders: dict[str, Watch] = {}
+        self._images: dict[str, Watch] = {}
+        self._disks: dict[str, set[DiskKey]] = {}
+        self._in_folder = Counter[str]()
+        self._sources: dict[DiskKey, str] = {}
         self._refused: set[DiskKey] = set()
         self._written_by_servers: set[DiskKey] = set()
         self._releases: dict[DiskKey, Watch] = {}
@@ -100,7 +101,7 @@ class FileEvents:
         os.close(self._mounts)
         self._inotify.close()
 
-    def follow(self, key: DiskKey, path: str | None, *, writer: Writer | None) -> None:
+    def follow(self, key: DiskKey, path: str | None, *, writer: Writer | None, image: int | None = None) -> None:
         """Tell when something happens to a disk's source from now on, instead of what was followed for it before.
 
         What is in no pool is not followed: whoever wrote the definition shall not have us look into other folders.
@@ -109,11 +110,11 @@ class FileEvents:
             key: The disk.
             path: Its source as the definition names it; None follows nothing any more.
             writer: Who writes to it, if the file's length is the disk's.
+            image: Its descriptor, where somebody has it open.
         """
         with self._guard:
             before = self._sources.get(key)
-            same = before is not None and str(before) == path  # looks are many and changes few, and a Path takes time
-            source = before if same else Path(path) if path else None
+            source = before if before == path else str(Path(path)) if path else None
             if before is not None and before != source:
                 self._leave(key, before)
             self._refused.discard(key)
@@ -125,10 +126,10 @@ class FileEvents:
             if before != source:
                 self._sources[key] = source
                 self._disks.setdefault(source, set()).add(key)
-                self._in_folder[source.parent] += 1
-        self._add(self._folders, source.parent, _FOLDER, folder=True)
+                self._in_folder[_folder(source)] += 1
+        self._add(self._folders, _folder(source), _FOLDER, folder=True)
         if writer is Writer.KERNEL:
-            self._add(self._images, source, _IMAGE)
+            self._add(self._images, source, _IMAGE, fd=image)
 
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
         """Tell once when somebody closes or unmounts the device. To be armed after our own last look at it."""
@@ -149,34 +150,37 @@ class FileEvents:
             with suppress(OSError, ValueError, KeyError):  # it was told of, or the device is gone
                 self._inotify.rm_watch(watch)
 
-    def _leave(self, key: DiskKey, source: Path) -> None:
+    def _leave(self, key: DiskKey, source: str) -> None:
         disks = self._disks.get(source, set())
         disks.discard(key)
         del self._sources[key]
         if not disks:
             self._disks.pop(source, None)
             self._drop(self._images, source)
-        self._in_folder[source.parent] -= 1
-        if not self._in_folder[source.parent]:
-            del self._in_folder[source.parent]
-            self._drop(self._folders, source.parent)
+        folder = _folder(source)
+        self._in_folder[folder] -= 1
+        if not self._in_folder[folder]:
+            del self._in_folder[folder]
+            self._drop(self._folders, folder)
 
-    def _add(self, watches: dict[Path, Watch], path: Path, mask: Mask, *, folder: bool = False) -> None:
-        """Without the guard, since resolving a path may hang with its storage."""
+    def _add(
+        self, watches: dict[str, Watch], path: str, mask: Mask, *, fd: int | None = None, folder: bool = False
+    ) -> None:
+        """Without the guard, since resolving a path, where no descriptor is given, may hang with its storage."""
         if path in watches:
             return
         try:
-            with opened_below(self._pools, str(path), folder=folder) as (fd, _):
-                watch = self._inotify.add_watch(Path(f"/proc/self/fd/{fd}"), mask)
+            with nullcontext((fd, None)) if fd else opened_below(self._pools, path, folder=folder) as (there, _):
+                watch = self._inotify.add_watch(f"/proc/self/fd/{there}", mask)
         except (DiskError, FileNotFoundError):
             return
         except OSError as error:  # ENOSPC: fs.inotify.max_user_watches is used up
-            log.warning("changes of a file will be noticed late", path=str(path), why=error.strerror)
+            log.warning("changes of a file will be noticed late", path=path, why=error.strerror)
             return
-        watch.path = path  # the name under which its events are told; the descriptor's is closed by now
+        watch.path = Path(path)  # the name under which its events are told; the descriptor's is closed by now
         watches[path] = watch
 
-    def _drop(self, watches: dict[Path, Watch], path: Path) -> None:
+    def _drop(self, watches: dict[str, Watch], path: str) -> None:
         watch = watches.pop(path, None)
         if watch is not None:
             with suppress(OSError, ValueError, KeyError):
@@ -187,9 +191,10 @@ class FileEvents:
             self._handle(event)
 
     def _handle(self, event: Event) -> None:
-        watch, path = event.watch, event.path
-        if watch is None or path is None:
+        watch = event.watch
+        if watch is None or event.path is None:
             return
+        path = str(event.path)
         for key in [key for key, armed in list(self._releases.items()) if armed is watch]:
             self._releases.pop(key, None)
             self._mounted.pop(key, None)
@@ -197,8 +202,8 @@ class FileEvents:
         with self._guard:
             if event.mask & Mask.IGNORED:  # the watched file itself is gone
                 for watches in (self._folders, self._images):
-                    if watches.get(watch.path) is watch:
-                        del watches[watch.path]
+                    if watches.get(str(watch.path)) is watch:
+                        del watches[str(watch.path)]
             elif event.mask & _OTHER_FILE:
                 self._drop(self._images, path)  # it is on the former file of that name
             keys = set(self._disks.get(path, ()))
@@ -220,3 +225,7 @@ class FileEvents:
         for key in keys:
             self.forget_release(key)
             self._on_event(key, Trigger.KERNEL)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or "/"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from reconcilers import record_file
 from reconcilers.actual import SECTOR, Attached, SourceKind
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
 from reconcilers.fallocate import fallocate
 from reconcilers.reason import Reason
-from reconcilers.requests import Requests, write_whole
+from reconcilers.requests import Requests
 from reconcilers.source import Pin, opened
 from reconcilers.spec import DiskKey, DiskSpec, Format
 
@@ -50,15 +51,12 @@ class GrowRequests(Requests[GrowRequest]):
 
     def answer(self, key: DiskKey, error: str | None) -> None:
         """The request was met, or can't be."""
-        write_whole(self.answer_path(key), GrowAnswer(error=error))
+        record_file.write(str(self.answer_path(key)), GrowAnswer(error=error))
         self.forget(key)
 
     def answered(self, key: DiskKey) -> GrowAnswer | None:
         """What came of the latest request; None while it is open."""
-        try:
-            return GrowAnswer.model_validate_json(self.answer_path(key).read_bytes())
-        except FileNotFoundError:
-            return None
+        return record_file.read(str(self.answer_path(key)), GrowAnswer)
 
     def answer_path(self, key: DiskKey) -> Path:
         """Where a disk's answer is."""

@@ -257,10 +257,12 @@ class Host:
             if not alone or pin.source.kind is not SourceKind.FILE:  # of a device it takes time to see who has it
                 return Look(actual, step)
             begin(step)
-            warning = self._loop.attach_here(step.spec, pin)
+            attached, warning = self._loop.attach_here(step.spec, pin)
+            self._seen[key] = attached
+            if self._files:
+                self._files.follow(key, source, writer=Writer.KERNEL, image=pin.fd)
             # The name was followed before we looked, the file's length is from here on: so that is looked at again.
-            there = self._attached_and_followed(key, source)
-            actual = Actual(judged(lambda: file_now(pin, self._pools)), *there)
+            actual = replace(actual, source=judged(lambda: file_now(pin)), attached=attached)
         return Look(actual, plan(desired, actual), done=step, warning=warning)
 
     async def attached(self, key: DiskKey) -> Attached | None:

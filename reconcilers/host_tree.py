@@ -17,7 +17,7 @@ VARIABLE = "HOST_PROCESS"
 
 def mount_table() -> Path:
     """The host's mounts (proc(5), mountinfo)."""
-    return _process() / "mountinfo"
+    return Path(_process(), "mountinfo")
 
 
 def open_folder(path: Path) -> int:
@@ -26,12 +26,12 @@ def open_folder(path: Path) -> int:
     Raises:
         OSError: As open(2).
     """
-    root = os.open(_process() / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(f"{_process()}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return openat2(root, str(path), os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT)
     finally:
         os.close(root)
 
 
-def _process() -> Path:
-    return Path(os.environ.get(VARIABLE, "/proc/self"))
+def _process() -> str:
+    return os.environ.get(VARIABLE, "/proc/self")

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from asyncinotify import Inotify, Mask
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from reconcilers import record_file
 from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
 
@@ -24,33 +25,27 @@ class Requests(Generic[Request]):
 
     def __init__(self, folder: Path, kind: type[Request]) -> None:
         self.folder = folder
+        self._prefix = str(folder)
         self._kind = kind
 
     def path(self, key: DiskKey) -> Path:
         """Where a disk's request is."""
-        return self.folder / disk_id(key)
+        return Path(self._name(key))
+
+    def _name(self, key: DiskKey) -> str:
+        return f"{self._prefix}/{disk_id(key)}"
 
     def leave(self, key: DiskKey, request: Request) -> None:
         """Ask."""
-        write_whole(self.path(key), request)
+        record_file.write(self._name(key), request)
 
     def read(self, key: DiskKey) -> Request | None:
         """What is asked; None if nothing is."""
-        try:
-            return self._kind.model_validate_json(self.path(key).read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
+        return record_file.read(self._name(key), self._kind)
 
     def forget(self, key: DiskKey) -> None:
         """Nobody asks any more."""
         self.path(key).unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: BaseModel) -> None:
-    """Write a file that nobody sees half of; `RequestEvents` tells of it once."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(content.model_dump_json(), encoding="utf-8")
-    draft.rename(path)
 
 
 class RequestEvents:

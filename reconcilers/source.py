@@ -112,13 +112,13 @@ def pinned(path: str, pools: Pools) -> Iterator[Pin]:
         yield Pin(path, fd, _device(path, facts, pools) if base == DEVICES else _file(path, facts, pools))
 
 
-def file_now(pin: Pin, pools: Pools) -> Source:
-    """What a pinned regular file is by now.
+def file_now(pin: Pin) -> Source:
+    """A pinned regular file with the length that it has by now.
 
     Raises:
-        DiskError: As `pinned`, but for what concerns its path.
+        DiskError: ImageEmpty or ImageTooSmall.
     """
-    return _file(pin.path, os.fstat(pin.fd), pools)
+    return _with_bytes(pin.path, replace(pin.source, size_bytes=os.fstat(pin.fd).st_size))
 
 
 def judged(find: Callable[[], T]) -> T | Fault:

@@ -34,13 +34,23 @@ class StablePaths:
 
     def point(self, key: DiskKey, device_path: str) -> None:
         """Make the link name `device_path`."""
-        path = self.path(key)
+        folder = f"{self._prefix}/{key.guest}"
         with self._changing:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.new")  # no target begins with a dot
-            draft.unlink(missing_ok=True)
-            draft.symlink_to(device_path)
-            draft.replace(path)
+            try:
+                os.mkdir(folder)  # noqa: PTH102 - as many bare calls as there are things to do
+            except FileExistsError:
+                self._replace(key, device_path)
+                return
+            except FileNotFoundError:  # the first since the host was started
+                os.makedirs(folder)  # noqa: PTH103 - see above
+            os.symlink(device_path, f"{folder}/{key.target}")  # noqa: PTH211 - see above
+
+    def _replace(self, key: DiskKey, device_path: str) -> None:
+        draft = f"{self._prefix}/{key.guest}/.{key.target}.new"  # no target begins with a dot
+        with suppress(FileNotFoundError):
+            os.unlink(draft)  # noqa: PTH108 - see above
+        os.symlink(device_path, draft)  # noqa: PTH211 - see above
+        os.rename(draft, self.name(key))  # noqa: PTH104 - see above
 
     def remove(self, key: DiskKey) -> None:
         """Take the link away, and the guest's folder with the last one. Idempotent."""

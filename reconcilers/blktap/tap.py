@@ -28,6 +28,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from reconcilers import record_file
 from reconcilers.actual import FileId
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
@@ -233,17 +234,11 @@ class TapFolder:
 
     def write(self, record: TapRecord) -> None:
         """Write down anew what is served."""
-        draft = self.path / "tap.json.new"
-        draft.write_text(record.model_dump_json())
-        draft.rename(self.path / "tap.json")
+        record_file.write(f"{self.path}/tap.json", record)
 
     def record(self) -> TapRecord | None:
         """What the tap serves; None where there is no tap, or one whose making was cut short before it had a server."""
-        try:
-            with open(f"{self.path}/tap.json", "rb") as file:  # noqa: PTH123 - every look at a disk comes by here
-                return TapRecord.model_validate_json(file.read())
-        except (FileNotFoundError, ValueError):
-            return None
+        return record_file.read(f"{self.path}/tap.json", TapRecord)
 
     def note_damage(self, words: str) -> None:
         """Remember that the server found its image to be corrupt: it says so only once."""

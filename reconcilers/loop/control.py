@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import IntFlag
 from pathlib import Path
 
 from reconcilers import sysfs
@@ -35,6 +34,11 @@ _BLKGETSIZE64 = 0x80081272
 _BLKSSZGET = 0x1268
 _BLKGETDISKSEQ = 0x80081280
 
+# LO_FLAGS_* of loop.h. PARTSCAN is left out on purpose: a guest's partition table is the guest's.
+_READ_ONLY = 1
+_AUTOCLEAR = 4
+_DIRECT_IO = 16
+
 _INFO = struct.Struct("=5Q4I64s64s32s2Q")  # struct loop_info64
 _CONFIG = struct.Struct("=2I5Q4I64s64s32s2Q8Q")  # struct loop_config: fd, block_size, info, reserved
 
@@ -47,28 +51,24 @@ _ATTEMPTS = 64
 _STALE_AFTER = 8
 
 
-class LoopFlags(IntFlag):
-    """LO_FLAGS_* of loop.h. PARTSCAN is left out on purpose: a guest's partition table is the guest's."""
-
-    NONE = 0
-    READ_ONLY = 1
-    AUTOCLEAR = 4
-    DIRECT_IO = 16
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopDevice:
     """A bound loop device, as the kernel describes it. Sizes and offsets are bytes.
 
-    `backing`, `tag`, `flags` and the slice are unknown (None, 0) when the file system under the backing file fails, as
-    a FUSE mount does whose server died: LOOP_GET_STATUS64 asks it for the file's attributes and then says nothing at
-    all. The path in sysfs is still told, and `error` says what failed.
+    `backing`, `tag`, the three flags and the slice are unknown (None, False, 0) when the file system under the backing
+    file fails, as a FUSE mount does whose server died: LOOP_GET_STATUS64 asks it for the file's attributes and then
+    says nothing at all. The path in sysfs is still told, and `error` says what failed.
+
+    Attributes, where their names do not say it:
+        autoclear: It goes when its last user closes it.
     """
 
     minor: int
     backing: FileId | None
     tag: Tag | None
-    flags: LoopFlags
+    read_only: bool
+    direct_io: bool
+    autoclear: bool
     offset: int
     size_limit: int
     size_bytes: int
@@ -196,7 +196,7 @@ def attach(
         numbers: Where the device's number comes from.
         tag: Written into the device.
         read_only: The device refuses writes.
-        direct_io: Ask for O_DIRECT on the backing file; the kernel may not grant it (see the result's flags).
+        direct_io: Ask for O_DIRECT on the backing file; the kernel may not grant it (see the result).
         block_size: Logical block size in bytes. Always given: by itself the kernel would take the backing file's
             direct I/O alignment, and a guest's sector size must not depend on the host's disk.
         offset: First byte of the file to serve.
@@ -208,9 +208,9 @@ def attach(
     Raises:
         DiskError: NoLoopDevice or KernelError; nothing is left bound.
     """
-    wanted = (LoopFlags.READ_ONLY if read_only else 0) | (LoopFlags.DIRECT_IO if direct_io else 0)
+    wanted = (_READ_ONLY if read_only else 0) | (_DIRECT_IO if direct_io else 0)
     config = _CONFIG.pack(
-        *(backing_fd, block_size, 0, 0, 0, offset, size_limit, 0, 0, 0, int(wanted)),
+        *(backing_fd, block_size, 0, 0, 0, offset, size_limit, 0, 0, 0, wanted),
         *(bytes(tag), b"", b"", 0, 0, *[0] * 8),
     )
     for attempt in range(_ATTEMPTS):
@@ -242,7 +242,7 @@ def _verified(device_fd: int, minor: int, backing_fd: int, tag: Tag, *, read_onl
     as_asked = device is not None and (
         device.backing == FileId(facts.st_dev, facts.st_ino)
         and device.tag == tag
-        and bool(device.flags & LoopFlags.READ_ONLY) == read_only
+        and device.read_only == read_only
         and device.size_bytes >= SECTOR
     )
     if device is None or not as_asked:
@@ -276,7 +276,9 @@ def _describe(fd: int, minor: int) -> LoopDevice | None:
         minor=minor,
         backing=FileId(device, inode),
         tag=Tag.parse(name),
-        flags=LoopFlags(flags & (LoopFlags.READ_ONLY | LoopFlags.AUTOCLEAR | LoopFlags.DIRECT_IO)),
+        read_only=bool(flags & _READ_ONLY),
+        direct_io=bool(flags & _DIRECT_IO),
+        autoclear=bool(flags & _AUTOCLEAR),
         offset=offset,
         size_limit=size_limit,
         size_bytes=_number(fd, _BLKGETSIZE64, "=Q"),
@@ -303,7 +305,9 @@ def _describe_dead(fd: int, minor: int, error: OSError) -> LoopDevice | None:
         minor=minor,
         backing=None,
         tag=None,
-        flags=LoopFlags.NONE,
+        read_only=False,
+        direct_io=False,
+        autoclear=False,
         offset=0,
         size_limit=0,
         size_bytes=_number(fd, _BLKGETSIZE64, "=Q"),
@@ -357,7 +361,7 @@ def _still_bound(fd: int) -> bool:
     except OSError as error:
         return error.errno != errno.ENXIO
     fields = list(_INFO.unpack(raw))
-    fields[8] &= ~LoopFlags.AUTOCLEAR
+    fields[8] &= ~_AUTOCLEAR
     fcntl.ioctl(fd, _LOOP_SET_STATUS64, _INFO.pack(*fields))
     return True
 
@@ -369,7 +373,7 @@ def grow(device: LoopDevice) -> None:
 
 
 def set_direct_io(device: LoopDevice, on: bool) -> None:
-    """Bypass the page cache or not, online. What the backing file can't do is left as it is: see the flags."""
+    """Bypass the page cache or not, online. What the backing file can't do is left as it is: see `describe`."""
     with _opened(device.path, os.O_RDONLY) as opened, suppress(OSError):
         fcntl.ioctl(opened, _LOOP_SET_DIRECT_IO, int(on))
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from reconcilers import record_file
 from reconcilers.actual import FileId
-from reconcilers.loop.control import LoopDevice, LoopFlags
+from reconcilers.loop.control import LoopDevice
 from reconcilers.tag import Tag
 
 
@@ -51,7 +52,7 @@ class DeviceNote(BaseModel):
             device,
             backing=FileId(self.device, self.inode),
             tag=Tag(instance, disk, self.label),
-            flags=LoopFlags.READ_ONLY if self.read_only else LoopFlags.NONE,
+            read_only=self.read_only,
             offset=self.offset,
             size_limit=self.size_limit,
         )
@@ -62,6 +63,7 @@ class DeviceNotes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._prefix = str(folder)
 
     def disks(self) -> dict[str, bool]:
         """The ids of the disks that there are notes of, and whether each was written to its end, which is one write."""
@@ -74,10 +76,7 @@ class DeviceNotes:
 
     def read(self, disk: str) -> DeviceNote | None:
         """What is written down of a disk's device; None where nothing is, or its writing was cut short."""
-        try:
-            return DeviceNote.model_validate_json((self._folder / disk).read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
+        return record_file.read(f"{self._prefix}/{disk}", DeviceNote)
 
     def write(self, disk: str, device: LoopDevice) -> None:
         """Write down what is known of a disk's device."""
@@ -89,13 +88,24 @@ class DeviceNotes:
             diskseq=device.diskseq,
             device=device.backing.device,
             inode=device.backing.inode,
-            read_only=LoopFlags.READ_ONLY in device.flags,
+            read_only=device.read_only,
             offset=device.offset,
             size_limit=device.size_limit,
             label=device.tag.label,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / disk).write_text(note.model_dump_json(), encoding="utf-8")
+        fd = self._new(disk)
+        try:
+            os.write(fd, note.model_dump_json().encode())
+        finally:
+            os.close(fd)
+
+    def _new(self, disk: str) -> int:
+        path, flags = f"{self._prefix}/{disk}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o644)
+        except FileNotFoundError:  # the first since the host was started
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return os.open(path, flags, 0o644)
 
     def remove(self, disk: str) -> None:
         """Its device is gone. Idempotent."""

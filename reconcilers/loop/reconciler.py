@@ -3,11 +3,12 @@
 import asyncio
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import NamedTuple
 
-from reconcilers.actual import Attached
+from reconcilers.actual import Attached, FileId
 from reconcilers.backend import Reconciler, claimed_source, open_and_check
 from reconcilers.loop import control
-from reconcilers.loop.control import LoopDevice, LoopFlags
+from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.source import OpenSource, Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
@@ -15,6 +16,13 @@ from reconcilers.stable_path import StablePaths
 from reconcilers.tuning import Aio, Cache, Tuning
 
 SERVER = "kernel loop"
+
+
+class Bound(NamedTuple):
+    """A disk that has been brought up: what is there now, and what people should know of its image."""
+
+    attached: Attached
+    warning: str | None
 
 
 class LoopReconciler:
@@ -30,18 +38,19 @@ class LoopReconciler:
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
         device = self._devices.find(key)
-        if device is None or device.backing is None:
-            return None
+        return self._attached(key, device, device.backing) if device and device.backing else None
+
+    def _attached(self, key: DiskKey, device: LoopDevice, backing: FileId) -> Attached:
         tuning = _tuning(device)
         return Attached(
             backend=Backend.LOOP,
             format=Format.RAW,
-            identity=device.backing,
+            identity=backing,
             device_path=device.path,
             diskseq=device.diskseq,
             size_bytes=device.size_bytes,
             logical_block_size=device.logical_block_size,
-            read_only=LoopFlags.READ_ONLY in device.flags,
+            read_only=device.read_only,
             tuning=tuning,
             asked=self._asked.get(key) or _asked(device, tuning),
             slice_offset=device.offset,
@@ -54,17 +63,17 @@ class LoopReconciler:
     async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
         """See `Reconciler`."""
         if replacing is None:
-            return await asyncio.to_thread(self.attach_here, spec, pin)
+            return (await asyncio.to_thread(self.attach_here, spec, pin)).warning
         async with claimed_source(spec, pin, replacing) as checked:
             await asyncio.to_thread(self._bind, spec, checked.image)
             return checked.verdict.warning
 
-    def attach_here(self, spec: DiskSpec, pin: Pin) -> str | None:
+    def attach_here(self, spec: DiskSpec, pin: Pin) -> Bound:
         """As `attach`, for a disk that is not there, and in a thread already: the kernel does it all at once."""
         with ExitStack() as stack:
             checked = open_and_check(spec, pin, stack, claimed=True)
-            self._bind(spec, checked.image)
-            return checked.verdict.warning
+            device = self._bind(spec, checked.image)
+            return Bound(self._attached(spec.key, device, pin.source.identity), checked.verdict.warning)
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
@@ -83,7 +92,7 @@ class LoopReconciler:
         """See `Reconciler`."""
         await asyncio.to_thread(self._tune, spec)
 
-    def _bind(self, spec: DiskSpec, image: OpenSource) -> None:
+    def _bind(self, spec: DiskSpec, image: OpenSource) -> LoopDevice:
         device = self._devices.attach(
             spec.key,
             image.fd,
@@ -96,6 +105,7 @@ class LoopReconciler:
         )
         self._asked[spec.key] = spec.tuning
         self._paths.point(spec.key, device.path)
+        return device
 
     def _link(self, key: DiskKey) -> None:
         device = self._devices.find(key)
@@ -124,6 +134,5 @@ def _asked(device: LoopDevice, tuning: Tuning) -> Tuning:
 
 
 def _tuning(device: LoopDevice) -> Tuning:
-    direct = LoopFlags.DIRECT_IO in device.flags
-    cache, io = (Cache.NONE, Aio.NATIVE) if direct else (Cache.WRITEBACK, Aio.THREADS)
+    cache, io = (Cache.NONE, Aio.NATIVE) if device.direct_io else (Cache.WRITEBACK, Aio.THREADS)
     return Tuning(cache=cache, io=io, discard=control.discards(device))

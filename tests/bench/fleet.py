@@ -104,8 +104,8 @@ def show(sizes: dict[int, list[Round]], console: Console) -> None:
         *("hosts", "round", "seconds to the last status", "half of the hosts", "messages a host", "lost events"),
         *("CPU ms a host", "broker CPU s", "ear CPU s", "broker RSS MB", "agents RSS MB a host", "pace ms"),
     ):
-        words = heading == "round"
-        table.add_column(heading, justify="left" if words else "right", no_wrap=words)
+        is_name = heading == "round"
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
     for hosts, some in sizes.items():
         for one in some:
             table.add_row(

@@ -20,7 +20,6 @@ from agent.trust.statement import TrustStatement, encode_chain
 from reconcilers.blktap.nbd.handshake import connect
 from reconcilers.image_lock import lock_image
 from reconcilers.loop import control
-from reconcilers.loop.control import LoopFlags
 from reconcilers.loop.note import DeviceNotes
 from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
@@ -355,9 +354,9 @@ def _owner_and_state(minor: int) -> tuple[str, frozenset[str]]:
         return "nobody", frozenset()
     file = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text().strip()
     words = {
-        "goes when it is closed": LoopFlags.AUTOCLEAR in device.flags,
+        "goes when it is closed": device.autoclear,
         "of another size than its image": file.endswith(".img") and Path(file).stat().st_size != device.size_bytes,
-        "read-only": LoopFlags.READ_ONLY in device.flags,
+        "read-only": device.read_only,
         "no discard": control.discard_stopped(device),
     }
     return device.tag.label, frozenset(word for word, holds in words.items() if holds)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconcilers.actual import FileId
-from reconcilers.loop.control import LoopFlags
 from tests.on_host import storage_daemons
 from tests.workbench import Bench
 
@@ -65,7 +64,7 @@ def look(bench: Bench, images: Collection[FileId]) -> Seen:
             path=device.path,
             diskseq=device.diskseq,
             size=device.size_bytes,
-            read_only=LoopFlags.READ_ONLY in device.flags,
+            read_only=device.read_only,
             tap=tap,
             server=server,
             image=device.backing if not tap else _served(server, images),

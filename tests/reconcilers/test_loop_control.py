@@ -15,7 +15,7 @@ from reconcilers.actual import FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.exclusive import claim
 from reconcilers.loop import control, scan
-from reconcilers.loop.control import LoopDevice, LoopFlags, LoopNumbers
+from reconcilers.loop.control import LoopDevice, LoopNumbers
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
@@ -109,7 +109,7 @@ def test_what_was_asked_for_is_read_back(folder: Path, devices: LoopDevices) -> 
     device = attach(devices, fd, offset=4096, size_limit=8192, block_size=4096)
     assert (device.size_bytes, device.logical_block_size, device.offset, device.size_limit) == (8192, 4096, 4096, 8192)
     assert device.tag == Tag.of(f"{os.getpid():08x}", KEY)
-    assert device.flags == LoopFlags.NONE
+    assert (device.read_only, device.direct_io, device.autoclear) == (False, False, False)
     assert device.backing
     assert device.backing.inode == os.fstat(fd).st_ino
     os.close(fd)
