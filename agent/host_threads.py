@@ -10,11 +10,11 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 THREADS_MAX = 4096
 """A hung call has its thread until its storage answers, and as many may hang as there are disks."""
@@ -43,9 +43,13 @@ class HostThreads(ThreadPoolExecutor):
         self._width = 1
         self._timer: asyncio.TimerHandle | None = None
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """See `Executor`. It begins after this turn of the event loop, or once what is under way has come back."""
-        call = _Call(partial(fn, *args, **kwargs))
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:  # type: ignore[override]
+        """See `Executor`. It begins after this turn of the event loop, or once what is under way has come back.
+
+        What is returned is the event loop's own kind of future, which asyncio takes as it is (`asyncio.wrap_future`).
+        Another one would have to be made for each of the kind that threads may wait for, and the loop be woken by each.
+        """
+        call = _Call(partial(fn, *args, **kwargs), self._loop.create_future())
         if not self._asked_for:
             self._loop.call_soon(self._begin)
         self._asked_for.append(call)
@@ -84,22 +88,35 @@ class HostThreads(ThreadPoolExecutor):
         self._begin()
 
 
-class _Call:
-    """One call, and where its answer goes."""
+class _Call(NamedTuple):
+    """One call, and where its answer goes, which is for the event loop's thread."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.answer: Future[Any] = Future()
-        self._work = work
+    work: Callable[[], Any]
+    answer: asyncio.Future[Any]
 
-    def do(self, done: deque[Callable[[], None]]) -> None:
-        """Do it, unless nobody waits for it any more, and note how to tell, which is for the event loop's thread."""
-        if not self.answer.set_running_or_notify_cancel():
+    def do(self, done: "deque[_Outcome]") -> None:
+        """Do it, unless nobody waits for it any more, and note what came of it."""
+        if self.answer.cancelled():
             return
         try:
-            done.append(partial(self.answer.set_result, self._work()))
+            done.append((self, self.work(), None))
+        except StopIteration:  # no future takes one
+            done.append((self, None, RuntimeError("a call in a thread has raised StopIteration")))
         except BaseException as error:  # noqa: BLE001 - it is raised where the call was asked for
-            done.append(partial(self.answer.set_exception, error))
+            done.append((self, None, error))
             del self  # the error holds this frame, which would hold the answer, which holds the error
+
+    def tell(self, value: Any, error: BaseException | None) -> None:
+        """Answer with what came of it, unless nobody waits for it any more."""
+        if self.answer.done():
+            return
+        if error:
+            self.answer.set_exception(error)
+        else:
+            self.answer.set_result(value)
+
+
+_Outcome = tuple[_Call, Any, BaseException | None]
 
 
 class _Batch:
@@ -107,7 +124,7 @@ class _Batch:
 
     def __init__(self, calls: list[_Call]) -> None:
         self._to_do = deque(calls)
-        self._done = deque[Callable[[], None]]()
+        self._done = deque[_Outcome]()
         self._thread: int | None = None
         self._was_blocked = False
         self._idle_ticks = 0
@@ -123,7 +140,8 @@ class _Batch:
         """Answer the calls that are done; returns whether there was any."""
         any_done = bool(self._done)
         while self._done:
-            self._done.popleft()()
+            call, *outcome = self._done.popleft()
+            call.tell(*outcome)
         return any_done
 
     def rest(self) -> list[_Call]:
