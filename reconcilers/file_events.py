@@ -8,8 +8,8 @@ import os
 import select
 import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -101,7 +101,7 @@ class FileEvents:
         os.close(self._mounts)
         self._inotify.close()
 
-    def follow(self, key: DiskKey, path: str | None, *, writer: Writer | None, image: int | None = None) -> None:
+    def follow(self, key: DiskKey, path: str | None, *, writer: Writer | None) -> None:
         """Tell when something happens to a disk's source from now on, instead of what was followed for it before.
 
         What is in no pool is not followed: whoever wrote the definition shall not have us look into other folders.
@@ -110,7 +110,6 @@ class FileEvents:
             key: The disk.
             path: Its source as the definition names it; None follows nothing any more.
             writer: Who writes to it, if the file's length is the disk's.
-            image: Its descriptor, where somebody has it open.
         """
         with self._guard:
             before = self._sources.get(key)
@@ -127,9 +126,24 @@ class FileEvents:
                 self._sources[key] = source
                 self._disks.setdefault(source, set()).add(key)
                 self._in_folder[_folder(source)] += 1
-        self._add(self._folders, _folder(source), _FOLDER, folder=True)
-        if writer is Writer.KERNEL:
-            self._add(self._images, source, _IMAGE, fd=image)
+        folder = _folder(source)
+        if folder not in self._folders:
+            with _or_late(folder), opened_below(self._pools, folder, folder=True) as (fd, _):
+                self._watch(self._folders, folder, _FOLDER, fd)
+
+    def follow_length(self, key: DiskKey, image: int) -> bool:
+        """Tell when the length of a disk's source changes from now on; returns whether that is new.
+
+        Args:
+            key: The disk, whose source is followed.
+            image: A descriptor of that source.
+        """
+        source = self._sources.get(key)
+        if source is None or source in self._images:
+            return False
+        with _or_late(source):
+            self._watch(self._images, source, _IMAGE, image)
+        return True
 
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
         """Tell once when somebody closes or unmounts the device. To be armed after our own last look at it."""
@@ -163,20 +177,8 @@ class FileEvents:
             del self._in_folder[folder]
             self._drop(self._folders, folder)
 
-    def _add(
-        self, watches: dict[str, Watch], path: str, mask: Mask, *, fd: int | None = None, folder: bool = False
-    ) -> None:
-        """Without the guard, since resolving a path, where no descriptor is given, may hang with its storage."""
-        if path in watches:
-            return
-        try:
-            with nullcontext((fd, None)) if fd else opened_below(self._pools, path, folder=folder) as (there, _):
-                watch = self._inotify.add_watch(f"/proc/self/fd/{there}", mask)
-        except (DiskError, FileNotFoundError):
-            return
-        except OSError as error:  # ENOSPC: fs.inotify.max_user_watches is used up
-            log.warning("changes of a file will be noticed late", path=path, why=error.strerror)
-            return
+    def _watch(self, watches: dict[str, Watch], path: str, mask: Mask, fd: int) -> None:
+        watch = self._inotify.add_watch(f"/proc/self/fd/{fd}", mask)
         watch.path = Path(path)  # the name under which its events are told; the descriptor's is closed by now
         watches[path] = watch
 
@@ -225,6 +227,17 @@ class FileEvents:
         for key in keys:
             self.forget_release(key)
             self._on_event(key, Trigger.KERNEL)
+
+
+@contextmanager
+def _or_late(path: str) -> Iterator[None]:
+    """Go without a watch that can't be had: then the slow resync notices. Without the guard, as storage may hang."""
+    try:
+        yield
+    except (DiskError, FileNotFoundError):
+        return
+    except OSError as error:  # ENOSPC: fs.inotify.max_user_watches is used up
+        log.warning("changes of a file will be noticed late", path=path, why=error.strerror)
 
 
 def _folder(path: str) -> str:

@@ -14,7 +14,7 @@ from typing import NoReturn
 import structlog
 
 from reconcilers.abilities import HostAbilities
-from reconcilers.actual import Actual, Attached, SourceKind
+from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
 from reconcilers.backend import Reconciler
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.nbd.control import NbdDevice
@@ -57,7 +57,7 @@ from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.requests import RequestEvents
 from reconcilers.sole_agent import lock_folder
-from reconcilers.source import Pin, file_now, found, judged, pinned
+from reconcilers.source import Pin, file_now, judged, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
 from reconcilers.stall import StallWatch
@@ -244,13 +244,10 @@ class Host:
         return await asyncio.to_thread(self._look_and_attach, key, desired, begin)
 
     def _look_and_attach(self, key: DiskKey, desired: DiskSpec | None, begin: Callable[[Step], None]) -> Look:
-        source = desired.source if desired else None
         with ExitStack() as stack:
-            there = self._attached_and_followed(key, source)
-            pin = judged(lambda: stack.enter_context(pinned(source, self._pools))) if source else None
-            actual = Actual(pin.source if isinstance(pin, Pin) else pin, *there)
+            actual, pin = self._actual(key, desired.source if desired else None, stack)
             step = plan(desired, actual)
-            if not isinstance(step, Attach) or step.spec.backend is not Backend.LOOP or not isinstance(pin, Pin):
+            if not isinstance(step, Attach) or step.spec.backend is not Backend.LOOP or pin is None:
                 return Look(actual, step)
             self._backend(step.spec)
             alone = stack.enter_context(self._turns.at_once(pin.source.identity))
@@ -259,10 +256,7 @@ class Host:
             begin(step)
             attached, warning = self._loop.attach_here(step.spec, pin)
             self._seen[key] = attached
-            if self._files:
-                self._files.follow(key, source, writer=Writer.KERNEL, image=pin.fd)
-            # The name was followed before we looked, the file's length is from here on: so that is looked at again.
-            actual = replace(actual, source=judged(lambda: file_now(pin)), attached=attached)
+            actual = replace(actual, source=self._with_length_followed(key, pin), attached=attached)
         return Look(actual, plan(desired, actual), done=step, warning=warning)
 
     async def attached(self, key: DiskKey) -> Attached | None:
@@ -295,17 +289,29 @@ class Host:
             self._files.tell_of_writer(key)
 
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
-        there = self._attached_and_followed(key, source_path)
-        return Actual(found(source_path, self._pools) if source_path else None, *there)
+        with ExitStack() as stack:
+            return self._actual(key, source_path, stack)[0]
 
-    def _attached_and_followed(
-        self, key: DiskKey, source_path: str | None
-    ) -> tuple[Attached | None, str | None, int | None]:
+    def _actual(self, key: DiskKey, source_path: str | None, stack: ExitStack) -> tuple[Actual, Pin | None]:
+        """What is there, and its source if it can be had, which `stack` lets go."""
         attached = self._attached(key)
-        if self._files:
-            self._files.follow(key, source_path, writer=Writer.of(attached))
+        writer = Writer.of(attached)
+        if self._files:  # before we look at what the name refers to
+            self._files.follow(key, source_path, writer=writer)
+        found = judged(lambda: stack.enter_context(pinned(source_path, self._pools))) if source_path else None
         stray = None if attached and attached.device_path else self.paths.read(key)
-        return attached, stray, self._grows.asked(key)
+        actual = Actual(found.source if isinstance(found, Pin) else found, attached, stray, self._grows.asked(key))
+        if not isinstance(found, Pin):
+            return actual, None
+        if writer is Writer.KERNEL:
+            actual = replace(actual, source=self._with_length_followed(key, found))
+        return actual, found
+
+    def _with_length_followed(self, key: DiskKey, pin: Pin) -> Source | Fault:
+        """The source of a disk whose length is its file's; that is told of from now on, and so looked at once more."""
+        if self._files and pin.source.kind is SourceKind.FILE and self._files.follow_length(key, pin.fd):
+            return judged(lambda: file_now(pin))
+        return pin.source
 
     def _attached(self, key: DiskKey) -> Attached | None:
         self._names[disk_id(key)] = key

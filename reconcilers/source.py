@@ -80,21 +80,6 @@ class OpenSource:
         return os.pread(self.fd, min(length, max(0, self.source.size_bytes - at)), self.start + at)
 
 
-def look_at(path: str, pools: Pools) -> Source:
-    """What `path` refers to, without opening it for data.
-
-    Raises:
-        DiskError: As `pinned`.
-    """
-    with pinned(path, pools) as pin:
-        return pin.source
-
-
-def found(path: str, pools: Pools) -> Source | Fault:
-    """As `look_at`; what is against it is an answer, too."""
-    return judged(lambda: look_at(path, pools))
-
-
 @contextmanager
 def pinned(path: str, pools: Pools) -> Iterator[Pin]:
     """Find out what `path` refers to, once, and hold it for the length of the block.

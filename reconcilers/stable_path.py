@@ -1,5 +1,6 @@
 """The paths that hypervisors are given: `<runtime>/disks/<guest>/<target>`, symbolic links to device nodes."""
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -31,6 +32,10 @@ class StablePaths:
             return os.readlink(self.name(key))  # noqa: PTH115 - the text, not a Path
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # something else is there
+                return None
+            raise
 
     def point(self, key: DiskKey, device_path: str) -> None:
         """Make the link name `device_path`."""
@@ -73,8 +78,7 @@ class StablePaths:
     def all(self) -> dict[DiskKey, str]:
         """Every disk that has a link, with the device that it names. Links may come and go meanwhile."""
         keys = (DiskKey(guest, target) for guest in _names(self._folder) for target in _names(self._folder / guest))
-        links = (key for key in keys if key.target[0] != "." and self.path(key).is_symlink())
-        return {key: device for key in links if (device := self.read(key))}
+        return {key: device for key in keys if key.target[0] != "." and (device := self.read(key))}
 
 
 def _names(folder: Path) -> list[str]:

@@ -15,16 +15,22 @@ import pytest
 
 from reconcilers import openat2 as openat2_module
 from reconcilers.abilities import probe
-from reconcilers.actual import FileId, SourceKind
+from reconcilers.actual import FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.jail.launcher import Launcher
 from reconcilers.jail.profile import Jail
 from reconcilers.openat2 import why_not
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
-from reconcilers.source import look_at, opened, pinned
+from reconcilers.source import opened, pinned
 
 SWAPS = 4000
+
+
+def look_at(path: str, pools: Pools) -> Source:
+    """What a path refers to."""
+    with pinned(path, pools) as pin:
+        return pin.source
 
 
 @pytest.fixture
