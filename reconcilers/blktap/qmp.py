@@ -1,10 +1,11 @@
 """One question at a time to a storage daemon (QEMU QMP reference)."""
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 from reconcilers.blktap.nodes import top
 from reconcilers.blktap.tap import TapFolder
@@ -15,24 +16,52 @@ _GREETING_SECONDS = 1.0
 """For the first attempt to be greeted."""
 
 
-async def execute(
-    tap: TapFolder, command: str, arguments: Mapping[str, object] | None = None
-) -> list[dict[str, object]]:
-    """Have a tap's server carry out a command; what it answers, if that is a list. Bound it with `asyncio.timeout`.
+class Client(QMPClient):
+    """A session with a tap's server."""
+
+    async def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> list[dict[str, object]]:
+        """Have a command carried out; what is answered, if that is a list.
+
+        Raises:
+            DiskError: ServerFailed, if it is refused.
+            QMPError, OSError, EOFError: The server is going.
+        """
+        try:
+            answer = await self.execute(command, arguments)
+        except ExecuteError as error:
+            raise DiskError(Reason.SERVER_FAILED, f"qemu-storage-daemon refused {command}: {error}") from error
+        return answer if isinstance(answer, list) else []
+
+    # The library's own print every message for a log that nobody keeps, with line breaks and indents: a tenth of all
+    # that the agent does for a tap.
+    def _cb_outbound(self, msg: Message) -> Message:
+        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+
+@asynccontextmanager
+async def session(tap: TapFolder) -> AsyncIterator[Client]:
+    """A session with a tap's server for the length of the block. Bound it with `asyncio.timeout`.
 
     Raises:
-        DiskError: ServerFailed, if it refuses.
         QMPError, OSError, EOFError: It is not there, or going.
     """
     client = await _connected(tap)
     try:
-        answer = await client.execute(command, arguments)
-    except ExecuteError as error:
-        raise DiskError(Reason.SERVER_FAILED, f"qemu-storage-daemon refused {command}: {error}") from error
+        yield client
     finally:
         with suppress(QMPError, OSError, EOFError):
             await client.disconnect()
-    return answer if isinstance(answer, list) else []
+
+
+async def execute(
+    tap: TapFolder, command: str, arguments: Mapping[str, object] | None = None
+) -> list[dict[str, object]]:
+    """As `Client.ask`, in a session of its own."""
+    async with session(tap) as client:
+        return await client.ask(command, arguments)
 
 
 async def exported_size(tap: TapFolder) -> int:
@@ -46,7 +75,7 @@ async def exported_size(tap: TapFolder) -> int:
     raise DiskError(Reason.SERVER_FAILED, f"the server of {record.key} does not say how large its export is")
 
 
-async def _connected(tap: TapFolder) -> QMPClient:
+async def _connected(tap: TapFolder) -> Client:
     """A session on the control socket. Bound the wait with `asyncio.timeout`.
 
     A server that is about to run now and then accepts a client and never greets it, for as long as that stays: its
@@ -55,7 +84,7 @@ async def _connected(tap: TapFolder) -> QMPClient:
     """
     patience = _GREETING_SECONDS
     while True:
-        client = QMPClient(tap.path.name)
+        client = Client(tap.path.name)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await client.connect(str(tap.qmp))

@@ -34,7 +34,7 @@ class TapServer(Protocol):
             DiskError: The image is none for this server.
         """
 
-    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
+    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> None:
         """Start the server of a prepared tap over the locked image, and wait until its export is there.
 
         Args:
@@ -42,9 +42,6 @@ class TapServer(Protocol):
             image_fds: The image's, and those of the images below it, the uppermost first. The server inherits them;
                 close them afterwards, so that the locks' life is the server's.
             within: See above. A server that is not ready by then is ended.
-
-        Returns:
-            The server's process id. An `ExitWatch` reaps it where it is our child.
         """
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:

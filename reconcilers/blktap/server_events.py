@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, QMPError
+
+from reconcilers.blktap.qmp import Client
 
 IMAGE_CORRUPTED = "BLOCK_IMAGE_CORRUPTED"
 _NAMES = (IMAGE_CORRUPTED, "BLOCK_IO_ERROR", "BLOCK_EXPORT_DELETED")
@@ -37,7 +39,7 @@ class ServerEvents:
     async def _listen(self) -> None:
         if not self._socket.exists():  # another kind of server, or one that an earlier version started
             return
-        client = QMPClient(self._socket.parent.name)
+        client = Client(self._socket.parent.name)
         with suppress(QMPError, OSError, EOFError):  # it has ended
             await client.connect(str(self._socket))
             try:
@@ -48,7 +50,7 @@ class ServerEvents:
                 with suppress(QMPError, OSError, EOFError):
                     await client.disconnect()
 
-    async def _tell_of_earlier(self, client: QMPClient) -> None:
+    async def _tell_of_earlier(self, client: Client) -> None:
         try:
             nodes = await client.execute("query-named-block-nodes", {"flat": True})
         except (

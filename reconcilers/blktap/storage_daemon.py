@@ -32,7 +32,7 @@ from reconcilers.blktap.nodes import (
     throttle,
     top,
 )
-from reconcilers.blktap.qmp import execute, exported_size
+from reconcilers.blktap.qmp import execute, exported_size, session
 from reconcilers.blktap.stillness import stop_process, sync_image
 from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.errors import DiskError
@@ -133,7 +133,7 @@ class StorageDaemon:
             return replace(granted, cache=cache)
         return granted
 
-    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
+    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> None:
         """Start the server of `tap` over its locked images, and wait until its export is there.
 
         Args:
@@ -142,21 +142,19 @@ class StorageDaemon:
                 so that the locks' life is the server's. None for a relay.
             within: Seconds until the attempt counts as failed; the server is then ended.
 
-        Returns:
-            The server's process id.
-
         Raises:
             DiskError: ServerFailed with the server's last log lines, TimedOut, AioSlotsTaken, or BackingUndeclared.
                 Nothing runs then.
         """
-        native = _record(tap).tuning.io is Aio.NATIVE and bool(image_fds)
+        record = _record(tap)
+        native = record.tuning.io is Aio.NATIVE and bool(image_fds)
         with aio_slots.taking(aio_slots.OF_NATIVE_IO if native else 0, "a server with io='native'"):
-            return await self._start(tap, image_fds, within=within)
+            await self._start(tap, record, image_fds, within=within)
 
-    async def _start(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
+    async def _start(self, tap: TapFolder, record: TapRecord, image_fds: Sequence[int], *, within: float) -> None:
         try:
             async with asyncio.timeout(within):
-                await self._launch(tap, image_fds)
+                await self._launch(tap, record, image_fds)
             await self.ready(tap, within=within)
         except TimeoutError as error:
             await _end(tap)
@@ -166,9 +164,8 @@ class StorageDaemon:
         except BaseException:
             await _end(tap)
             raise
-        return await asyncio.to_thread(tap.process_id)
 
-    async def _launch(self, tap: TapFolder, image_fds: Sequence[int]) -> None:
+    async def _launch(self, tap: TapFolder, record: TapRecord, image_fds: Sequence[int]) -> None:
         with ExitStack() as stack:
             # Listening before the server starts means that we can connect at once and need not wait for a file.
             listeners = [stack.enter_context(_listener(path)) for path in (tap.qmp, tap.events)]
@@ -177,14 +174,16 @@ class StorageDaemon:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log = stack.enter_context(tap.log.open("a+b"))
             inherited = [*(listener.fileno() for listener in listeners), lock_fd, *image_fds]
-            if socket_path := tap.listens_at(_record(tap).device_kind):
+            if socket_path := tap.listens_at(record.device_kind):
                 inherited.append(stack.enter_context(_listener(socket_path)).fileno())
-            wanted = await asyncio.to_thread(self._order, tap, len(image_fds), FIRST_DESCRIPTOR + len(inherited))
+            wanted = await asyncio.to_thread(
+                self._order, tap, record, len(image_fds), FIRST_DESCRIPTOR + len(inherited)
+            )
             launched = await self._starter.launch(tap.name, wanted, log.fileno(), inherited)
             await asyncio.to_thread(tap.note_process, launched.pid)
 
-    def _order(self, tap: TapFolder, images: int, behind: int) -> Order:
-        record, mount_point = _record(tap), tap.export_inside
+    def _order(self, tap: TapFolder, record: TapRecord, images: int, behind: int) -> Order:
+        mount_point = tap.export_inside
         watch = _monitor("watch", f"fd={behind}") if self._starter.watches else []
         return order(
             [*_command(record, range(_FIRST_IMAGE, _FIRST_IMAGE + images), mount_point), *watch],
@@ -206,8 +205,9 @@ class StorageDaemon:
             async with asyncio.timeout(within):
                 # The greeting comes from the monitor's own thread and proves nothing; commands are answered by the main
                 # loop, which runs only after every option, the export among them, was carried out.
-                exports = await execute(tap, "query-block-exports")
-                nodes = await execute(tap, "query-named-block-nodes", {"flat": True})
+                async with session(tap) as client:
+                    exports = await client.ask("query-block-exports")
+                    nodes = await client.ask("query-named-block-nodes", {"flat": True})
         except TimeoutError as error:
             message = f"the server was not ready after {within:g} s; {tap.last_log_lines()}"
             raise DiskError(Reason.TIMED_OUT, message) from error

@@ -61,7 +61,7 @@ def order(
     program = shutil.which(command[0])
     if program is None:
         raise FileNotFoundError(f"{command[0]} is not installed")
-    libraries = _libraries(program, _version(program))
+    libraries, folders = _libraries(program, _version(program))
     mounts = mount_point is not None
     groups = SystemCalls.SERVER
     groups |= SystemCalls.MOUNT if mounts else 0
@@ -70,7 +70,7 @@ def order(
     return Order(
         program=program,
         arguments=command,
-        environment={"LD_LIBRARY_PATH": ":".join(sorted({str(Path(each).parent) for each in libraries}))},
+        environment={"LD_LIBRARY_PATH": folders},
         files=[program, *libraries, *(["/dev/fuse"] if mounts else []), *([connects_to] if connects_to else [])],
         mount_point=str(mount_point) if mounts else "",
         user=0 if mounts else _NOBODY,
@@ -125,10 +125,14 @@ def _version(program: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _libraries(program: str, version: tuple[int, int]) -> list[str]:
-    """What the dynamic loader would load for it, the loader too (ldd(1)); asked anew when the program has changed."""
+def _libraries(program: str, version: tuple[int, int]) -> tuple[list[str], str]:
+    """What the dynamic loader would load for it, the loader too (ldd(1)), and the folders that these are in.
+
+    Asked anew when the program has changed.
+    """
     del version
     ldd = ["ldd", program]
     answer = subprocess.run(ldd, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # nosec B607
     words = answer.stdout.decode("utf-8", "replace").split()
-    return sorted({word for word in words if word.startswith("/")})
+    libraries = sorted({word for word in words if word.startswith("/")})
+    return libraries, ":".join(sorted({str(Path(each).parent) for each in libraries}))

@@ -83,14 +83,14 @@ class Tapdisk:
             raise DiskError(Reason.IMAGE_UNALIGNED, message)
         return GRANTED
 
-    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> int:
+    async def spawn(self, tap: TapFolder, image_fds: Sequence[int], *, within: float) -> None:
         """See `TapServer`."""
         record = tap.record()
         if record is None:
             raise AssertionError(f"the tap folder {tap.path} has no record")
         with aio_slots.taking(aio_slots.OF_A_TAPDISK, "a tapdisk"):
             try:
-                pid = await self._serve(tap, record, image_fds[0], within=within)
+                await self._serve(tap, record, image_fds[0], within=within)
                 if record.device_kind is DeviceKind.FUSE_LOOP:
                     await self._start_relay(tap, record, within=within)
             except BaseException as error:
@@ -98,7 +98,6 @@ class Tapdisk:
                 if isinstance(error, TapCtlError):
                     raise _disk_error(error) from error
                 raise
-        return pid
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:
         """See `TapServer`."""
@@ -161,11 +160,8 @@ class Tapdisk:
                 raise _disk_error(error) from error
         await clear_away(tap, within=within)
 
-    async def _serve(self, tap: TapFolder, record: TapRecord, image_fd: int, *, within: float) -> int:
+    async def _serve(self, tap: TapFolder, record: TapRecord, image_fd: int, *, within: float) -> None:
         """Start a tapdisk and let it open the image. What is known of it is written down step by step.
-
-        Returns:
-            Its process id.
 
         Raises:
             TapCtlError, DiskError: A tapdisk may run all the same, and then holds the tap's lock.
@@ -180,7 +176,6 @@ class Tapdisk:
         await tap_ctl.open_image(pid, minor, kind, _IMAGE, read_only=record.read_only, within=within)
         # Not nbdserver*, which takes descriptors and lets a client of NBD wait for ever.
         await asyncio.to_thread(tap.nbd.symlink_to, marker.parent.parent / f"nbd{pid}.{minor}")
-        return pid
 
     async def _launch(self, tap: TapFolder, record: TapRecord, image_fd: int, *, within: float) -> int:
         """A tapdisk that serves nothing yet, with the image and the tap's lock; its process id."""
