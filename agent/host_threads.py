@@ -1,9 +1,10 @@
-"""Threads for calls that may block: calls that are asked for together are done in one thread.
+"""Threads for calls that may block: as a rule one, that does one call after the other.
 
 Python's threads share one lock, which each gives up around every system call. When several have work, it goes to and
-fro between cores with all that they share: a thousand loop disks took half as much CPU again. Here one thread does
-what was asked for, one call after the other, while the event loop mostly waits for all of it. Where it is found
-blocked in the kernel, as with storage that is slow or gone, what is behind that call goes to more threads.
+fro between cores with all that they share: a thousand loop disks took half as much CPU again. And to wake one that
+sleeps takes longer than most calls, in a virtual machine above all. So one thread does what was asked for, and what is
+asked for meanwhile, while the event loop mostly waits. Where it is found blocked in the kernel, as with storage that is
+slow or gone, what is behind that call is done by more threads.
 """
 
 import asyncio
@@ -38,52 +39,52 @@ class HostThreads(ThreadPoolExecutor):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(THREADS_MAX, thread_name_prefix="host")
         self._loop = loop
-        self._asked_for: list[_Call] = []
-        self._under_way = set[_Batch]()
+        self._to_do = deque[_Call]()
+        self._at_work = set[_Run]()
         self._width = 1
+        self._beginning: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:  # type: ignore[override]
-        """See `Executor`. It begins after this turn of the event loop, or once what is under way has come back.
+        """See `Executor`. It begins after this turn of the event loop, or once what was asked for before is done.
 
         What is returned is the event loop's own kind of future, which asyncio takes as it is (`asyncio.wrap_future`).
         Another one would have to be made for each of the kind that threads may wait for, and the loop be woken by each.
         """
         call = _Call(partial(fn, *args, **kwargs), self._loop.create_future())
-        if not self._asked_for:
-            self._loop.call_soon(self._begin)
-        self._asked_for.append(call)
+        self._to_do.append(call)
+        if self._beginning is None and len(self._at_work) < self._width:
+            self._beginning = self._loop.call_soon(self._begin)
         return call.answer
 
     def _begin(self) -> None:
-        """Spread what was asked for over as many threads as may work."""
-        while self._asked_for and (free := self._width - len(self._under_way)) > 0:
-            share = -(-len(self._asked_for) // free)
-            batch = _Batch(self._asked_for[:share])
-            del self._asked_for[:share]
-            self._under_way.add(batch)
+        """Have as many threads at it as may work."""
+        self._beginning = None
+        for _ in range(min(self._width - len(self._at_work), len(self._to_do))):
+            run = _Run(self._to_do)
+            self._at_work.add(run)
             with suppress(RuntimeError):  # no new thread to be had: the first that comes free does it
-                super().submit(self._do, batch)
-        if self._under_way and self._timer is None:
+                super().submit(self._do, run)
+        if self._at_work and self._timer is None:
             self._timer = self._loop.call_later(TICK, self._look_after)
 
-    def _do(self, batch: "_Batch") -> None:
+    def _do(self, run: "_Run") -> None:
         """In a thread."""
-        batch.do()
-        self._loop.call_soon_threadsafe(self._end, batch)
+        run.do()
+        self._loop.call_soon_threadsafe(self._end, run)
 
-    def _end(self, batch: "_Batch") -> None:
-        batch.tell()
-        self._under_way.discard(batch)
+    def _end(self, run: "_Run") -> None:
+        run.tell()
+        self._at_work.discard(run)
         self._begin()
 
     def _look_after(self) -> None:
-        """Leave batches to themselves that are held up; others take their calls, by more threads."""
+        """Leave threads to themselves that are held up; others do what is still to be done."""
         self._timer = None
-        held_up = [batch for batch in self._under_way if batch.is_held_up()]
-        for batch in held_up:
-            self._under_way.discard(batch)
-            self._asked_for = [*batch.rest(), *self._asked_for]
+        held_up = [run for run in self._at_work if run.is_held_up()]
+        for run in held_up:
+            run.left = True
+            self._at_work.discard(run)
         self._width = min(2 * self._width, WIDTH_MAX) if held_up else max(self._width - 1, 1)
         self._begin()
 
@@ -119,11 +120,16 @@ class _Call(NamedTuple):
 _Outcome = tuple[_Call, Any, BaseException | None]
 
 
-class _Batch:
-    """Calls that are done in one thread, and then answered together."""
+class _Run:
+    """One thread's way through what is to be done, until nothing is left.
 
-    def __init__(self, calls: list[_Call]) -> None:
-        self._to_do = deque(calls)
+    Attributes:
+        left: It is to end after the call that holds it up: others have taken its place.
+    """
+
+    def __init__(self, to_do: deque[_Call]) -> None:
+        self.left = False
+        self._to_do = to_do
         self._done = deque[_Outcome]()
         self._thread: int | None = None
         self._was_blocked = False
@@ -132,8 +138,8 @@ class _Batch:
     def do(self) -> None:
         """In the thread."""
         self._thread = threading.get_native_id()
-        with suppress(IndexError):  # the last was done, or the next batch has it
-            while True:
+        with suppress(IndexError):  # the last was done
+            while not self.left:
                 self._to_do.popleft().do(self._done)
 
     def tell(self) -> bool:
@@ -143,14 +149,6 @@ class _Batch:
             call, *outcome = self._done.popleft()
             call.tell(*outcome)
         return any_done
-
-    def rest(self) -> list[_Call]:
-        """Give away the calls that were not begun."""
-        calls = list[_Call]()
-        with suppress(IndexError):
-            while True:
-                calls.append(self._to_do.popleft())
-        return calls
 
     def is_held_up(self) -> bool:
         """Whether its thread stays blocked, or no call came back for long. Answers those that did."""
