@@ -23,6 +23,10 @@ THREADS_MAX = 4096
 TICK = 0.005
 """Seconds between two looks at calls that are under way. Most are back after a third of that."""
 
+TOLD_TICKS = 5
+"""After so many the calls that came back are told of while others go on. The event loop has work then, and the lock goes
+to and fro: twenty-five milliseconds later it is one message for many disks."""
+
 LONG_TICKS = 10
 """After so many without a call that came back the others go elsewhere, whatever the kernel says."""
 
@@ -42,6 +46,7 @@ class HostThreads(ThreadPoolExecutor):
         self._to_do = deque[_Call]()
         self._at_work = set[_Run]()
         self._width = 1
+        self._ticks = 0
         self._beginning: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -81,7 +86,10 @@ class HostThreads(ThreadPoolExecutor):
     def _look_after(self) -> None:
         """Leave threads to themselves that are held up; others do what is still to be done."""
         self._timer = None
+        self._ticks += 1
         held_up = [run for run in self._at_work if run.is_held_up()]
+        for run in self._at_work if self._ticks % TOLD_TICKS == 0 else held_up:
+            run.tell()
         for run in held_up:
             run.left = True
             self._at_work.discard(run)
@@ -133,6 +141,7 @@ class _Run:
         self._done = deque[_Outcome]()
         self._thread: int | None = None
         self._was_blocked = False
+        self._known = 0
         self._idle_ticks = 0
 
     def do(self) -> None:
@@ -142,17 +151,17 @@ class _Run:
             while not self.left:
                 self._to_do.popleft().do(self._done)
 
-    def tell(self) -> bool:
-        """Answer the calls that are done; returns whether there was any."""
-        any_done = bool(self._done)
+    def tell(self) -> None:
+        """Answer the calls that are done."""
+        self._known = 0
         while self._done:
             call, *outcome = self._done.popleft()
             call.tell(*outcome)
-        return any_done
 
     def is_held_up(self) -> bool:
-        """Whether its thread stays blocked, or no call came back for long. Answers those that did."""
-        self._idle_ticks = 0 if self.tell() else self._idle_ticks + 1
+        """Whether its thread stays blocked, or no call came back for long."""
+        known, self._known = self._known, len(self._done)
+        self._idle_ticks = self._idle_ticks + 1 if self._known == known else 0
         was_blocked, self._was_blocked = self._was_blocked, self._thread is not None and _is_blocked(self._thread)
         return self._idle_ticks >= LONG_TICKS or (self._was_blocked and (was_blocked or self._idle_ticks > 0))
 
