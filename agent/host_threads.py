@@ -24,8 +24,8 @@ TICK = 0.005
 """Seconds between two looks at calls that are under way. Most are back after a third of that."""
 
 TOLD_TICKS = 5
-"""After so many, calls that came back are told of while others go on. The event loop has work then, and the lock goes to
-and fro: seldom, and of many at once, takes a seventh less time."""
+"""After so many, calls that came back are told of while others go on. The event loop has work then, and the lock goes
+to and fro: told seldom, and of many at once, they take a seventh less time."""
 
 LONG_TICKS = 10
 """After so many without a call that came back the others go elsewhere, whatever the kernel says."""
