@@ -88,11 +88,11 @@ class HostThreads(ThreadPoolExecutor):
         self._timer = None
         self._ticks += 1
         held_up = [run for run in self._at_work if run.is_held_up()]
-        for run in self._at_work if self._ticks % TOLD_TICKS == 0 else held_up:
-            run.tell()
         for run in held_up:
-            run.left = True
+            run.left = True  # before it is told: what comes back after that may be the last that is looked at for long
             self._at_work.discard(run)
+        for run in (*held_up, *(self._at_work if self._ticks % TOLD_TICKS == 0 else ())):
+            run.tell()
         self._width = min(2 * self._width, WIDTH_MAX) if held_up else max(self._width - 1, 1)
         self._begin()
 
@@ -119,7 +119,7 @@ class _Call(NamedTuple):
         """Answer with what came of it, unless nobody waits for it any more."""
         if self.answer.done():
             return
-        if error:
+        if error is not None:
             self.answer.set_exception(error)
         else:
             self.answer.set_result(value)

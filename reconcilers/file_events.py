@@ -9,7 +9,7 @@ import select
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -131,19 +131,22 @@ class FileEvents:
             with _or_late(folder), opened_below(self._pools, folder, folder=True) as (fd, _):
                 self._watch(self._folders, folder, _FOLDER, fd)
 
-    def follow_length(self, key: DiskKey, image: int) -> bool:
+    def follow_length(self, key: DiskKey, image: int | None) -> bool:
         """Tell when the length of a disk's source changes from now on; returns whether that is new.
 
         Args:
             key: The disk, whose source is followed.
-            image: A descriptor of that source.
+            image: A descriptor of that source. None where it can't be used as it is: it is looked for by its name, as
+                another length may mend it.
         """
         source = self._sources.get(key)
-        if source is None or source in self._images:
+        if source is None:
             return False
-        with _or_late(source):
-            self._watch(self._images, source, _IMAGE, image)
-        return True
+        before = self._images.get(source)
+        with _or_late(source), ExitStack() as stack:
+            fd = stack.enter_context(opened_below(self._pools, source))[0] if image is None else image
+            self._watch(self._images, source, _IMAGE, fd)
+        return self._images.get(source) is not before
 
     def tell_of_release(self, key: DiskKey, device_path: str) -> None:
         """Tell once when somebody closes or unmounts the device. To be armed after our own last look at it."""
@@ -178,7 +181,11 @@ class FileEvents:
             self._drop(self._folders, folder)
 
     def _watch(self, watches: dict[str, Watch], path: str, mask: Mask, fd: int) -> None:
+        """Watch this very file, in place of any that had the name before; inotify(7) knows the one that it has."""
         watch = self._inotify.add_watch(f"/proc/self/fd/{fd}", mask)
+        if watch is watches.get(path):
+            return
+        self._drop(watches, path)
         watch.path = Path(path)  # the name under which its events are told; the descriptor's is closed by now
         watches[path] = watch
 

@@ -302,6 +302,8 @@ class Host:
         stray = None if attached and attached.device_path else self.paths.read(key)
         actual = Actual(found.source if isinstance(found, Pin) else found, attached, stray, self._grows.asked(key))
         if not isinstance(found, Pin):
+            if self._files and writer is Writer.KERNEL:
+                self._files.follow_length(key, None)
             return actual, None
         if writer is Writer.KERNEL:
             actual = replace(actual, source=self._with_length_followed(key, found))
