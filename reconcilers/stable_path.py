@@ -30,10 +30,8 @@ class StablePaths:
         """The device that the link names; None where there is no link."""
         try:
             return os.readlink(self.name(key))  # noqa: PTH115 - the text, not a Path
-        except FileNotFoundError:
-            return None
         except OSError as error:
-            if error.errno == errno.EINVAL:  # something else is there
+            if error.errno in {errno.ENOENT, errno.EINVAL}:  # nothing is there, or no link
                 return None
             raise
 
