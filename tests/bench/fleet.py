@@ -78,23 +78,24 @@ def rounds(running: Fleet) -> Iterator[Round]:
     """The rounds, in order."""
     broker: Broker = running.broker
     everyone = running.hosts
-    yield running.measured("cold start", lambda: running.push_and_start(1), 1, up=everyone)
-    for generation in range(2, 2 + PUSHES):
+    first, *pushes, with_failures, with_restart = range(1, 4 + PUSHES)
+    yield running.measured("cold start", lambda: running.push_and_start(first), first, up=everyone)
+    for generation in pushes:
         yield running.measured("push to all", partial(running.push, generation), generation, up=everyone)
 
     def push_to_some_that_fail() -> None:
         running.tell(f"fail {FAILING}")
-        running.push(generation + 1)
+        running.push(with_failures)
 
-    failing, up = running.failing(FAILING), everyone - running.failing(FAILING)
-    yield running.measured("5 % of the hosts fail", push_to_some_that_fail, generation + 1, up=up, failed=failing)
-    yield running.measured("… and are mended", lambda: running.tell("mend"), generation + 1, up=everyone)
+    failing, name = running.failing(FAILING), f"{100 * FAILING:g} % of the hosts fail"
+    yield running.measured(name, push_to_some_that_fail, with_failures, up=everyone - failing, failed=failing)
+    yield running.measured("… and are mended", lambda: running.tell("mend"), with_failures, up=everyone)
 
     def push_and_restart() -> None:
-        running.push(generation + 2)
+        running.push(with_restart)
         broker.restart()
 
-    yield running.measured("broker restarted in the middle", push_and_restart, generation + 2, up=everyone)
+    yield running.measured("broker restarted in the middle", push_and_restart, with_restart, up=everyone)
 
 
 def show(sizes: dict[int, list[Round]], console: Console) -> None:
