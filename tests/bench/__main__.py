@@ -32,6 +32,7 @@ import agent
 import reconcilers
 from tests.bench import again, bring_up, change, command, drift, input_output, steady, taps
 from tests.bench.figures import Figure, show, write
+from tests.bench.input_output import Turns
 
 FAMILIES = ("help", "loop", "qcow2", "steady", "drift", "growth", "io", "taps")
 PROGRAMS = ("mosquitto", "qemu-storage-daemon", "qemu-img", "losetup")
@@ -58,7 +59,7 @@ class Sizes:
     idle: float
     growth: tuple[int, int]
     rounds: int
-    io: float
+    io: Turns
     within: int
 
 
@@ -72,7 +73,7 @@ SMALL = Sizes(
     idle=5,
     growth=(50, 400),
     rounds=3,
-    io=1,
+    io=Turns(3, seconds=1),
     within=600,
 )
 FULL = Sizes(
@@ -85,7 +86,7 @@ FULL = Sizes(
     idle=60,
     growth=(250, 4000),
     rounds=5,
-    io=5,
+    io=Turns(9, seconds=2),
     within=3600,
 )
 

@@ -70,9 +70,9 @@ def show(figures: Sequence[Figure], skipped: Sequence[str], console: Console) ->
         table.add_row(
             str(number),
             figure.name,
-            f"{figure.value:.3g} {figure.unit}",
+            _measure(figure.value, figure.unit),
             figure.against,
-            f"{figure.other:.3g} {figure.unit}" if figure.other is not None else "",
+            _measure(figure.other, figure.unit) if figure.other is not None else "",
             f"{figure.ratio:.2f}" if figure.ratio is not None else "",
             f"{figure.ratios[0]:.2f} to {figure.ratios[-1]:.2f}" if len(figure.ratios) > 1 else "",
             figure.target,
@@ -84,6 +84,10 @@ def show(figures: Sequence[Figure], skipped: Sequence[str], console: Console) ->
     for reason in skipped:
         console.print(f"skipped: {reason}", highlight=False)
     console.print("Values are medians over the rounds, and a ratio is the median of the rounds' ratios.")
+
+
+def _measure(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
 
 
 def write(figures: Sequence[Figure], skipped: Sequence[str], path: Path) -> None:

@@ -36,7 +36,7 @@ from reconcilers.stable_path import StablePaths
 from reconcilers.tag import instance_id
 from tests.bench import by_hand
 from tests.bench.figures import Figure
-from tests.bench.input_output import Comparison, full_image, io_figures
+from tests.bench.input_output import Comparison, Turns, full_image, io_figures
 from tests.bench.process import memory
 from tests.jail.systemds_place import SystemdsPlace
 from tests.on_host import FOLDER_PREFIX
@@ -74,13 +74,13 @@ class Taps:
         return [TapFolder(tap).process_id() for tap in (self.folder / "taps").iterdir()]
 
 
-def tap_figures(count: int, rounds: int, seconds: float, skipped: list[str]) -> list[Figure]:
+def tap_figures(count: int, rounds: int, turns: Turns, skipped: list[str]) -> list[Figure]:
     """Every figure of every path to a device that this host has.
 
     Args:
         count: So many taps at once share memory, and are brought up one after the other.
         rounds: How often the latter.
-        seconds: How long each I/O job runs.
+        turns: Of each I/O job.
         skipped: Gets what can't be measured here.
     """
     figures = list[Figure]()
@@ -97,7 +97,7 @@ def tap_figures(count: int, rounds: int, seconds: float, skipped: list[str]) -> 
             figures += _memory_figures(kind, images, against, script)
             image = full_image(folder)
             pair = Comparison(f"aio tap over {kind}", _device(kind, image), against, [by_hand.by_shell(script, image)])
-            figures += io_figures(pair, seconds, skipped)
+            figures += io_figures(pair, turns, skipped)
     return figures
 
 
