@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reconcilers.loop import control
 from reconcilers.mounts import unmount_lazily
+from reconcilers.tuning import Aio
 from tests.on_host import FOLDER_PREFIX, storage_daemons
 
 LOOP_CTL_ADD, LOOP_CTL_REMOVE = 0x4C80, 0x4C81
@@ -24,7 +25,7 @@ SHELL_LOOP = 'for image; do losetup -f --show "$image"; done'
 
 _SERVER = """
 qemu-storage-daemon --daemonize --pidfile "$1.pid" \\
-    --blockdev driver=file,node-name=image,filename="$1",locking=off,aio=threads,cache.direct=off,cache.no-flush=off,\\
+    --blockdev driver=file,node-name=image,filename="$1",locking=off,aio=$AIO,cache.direct=off,cache.no-flush=off,\\
 discard=unmap \\
     --blockdev driver=$FORMAT,node-name=format,file=image,discard=unmap,detect-zeroes=off \\
     """
@@ -169,14 +170,14 @@ def seconds_of_each(script: str, images: Sequence[Path]) -> float:
     return _seconds(["xargs", "-0", "-n1", "sh", "-ec", script, "sh"], "\0".join(map(str, images)))
 
 
-def by_shell(script: str, image: Path) -> Device:
-    """What a script makes of a raw image."""
+def by_shell(script: str, image: Path, aio: Aio = Aio.THREADS) -> Device:
+    """What a script makes of a raw image; a storage daemon reads and writes it by way of `aio`."""
 
     @contextmanager
     def device() -> Iterator[Path]:
         command = ["sh", "-ec", script, "sh", str(image)]
         try:
-            made = subprocess.run(command, check=False, capture_output=True, text=True, env=_surroundings())
+            made = subprocess.run(command, check=False, capture_output=True, text=True, env=_surroundings(aio=aio))
             if made.returncode != 0:
                 raise RuntimeError(f"{script} ended with {made.returncode}: {made.stderr.strip()[-500:]}")
             yield Path(made.stdout.strip())
@@ -196,5 +197,5 @@ def _seconds(command: Sequence[str], given: str = "", image_format: str = "raw")
     return took
 
 
-def _surroundings(image_format: str = "raw") -> dict[str, str]:
-    return os.environ | {"FORMAT": image_format}
+def _surroundings(image_format: str = "raw", aio: Aio = Aio.THREADS) -> dict[str, str]:
+    return os.environ | {"FORMAT": image_format, "AIO": aio}

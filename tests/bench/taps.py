@@ -18,6 +18,7 @@ from pathlib import Path
 from reconcilers.blktap import storage_daemon
 from reconcilers.blktap.abilities import TapAbilities, why_no_device
 from reconcilers.blktap.fuse_loop import FuseLoop
+from reconcilers.blktap.grant import has_io_uring
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.blktap.nbd.devices import NbdDevices
 from reconcilers.blktap.nbd_socket.devices import NbdSockets
@@ -34,6 +35,7 @@ from reconcilers.source import pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 from reconcilers.stable_path import StablePaths
 from reconcilers.tag import instance_id
+from reconcilers.tuning import Aio, Tuning
 from tests.bench import by_hand
 from tests.bench.figures import Figure
 from tests.bench.input_output import Comparison, Turns, full_image, io_figures
@@ -57,10 +59,10 @@ class Taps:
     reconciler: BlktapReconciler
     runner: asyncio.Runner
 
-    def up(self, image: Path) -> Path:
+    def up(self, image: Path, aio: Aio | None = None) -> Path:
         """Bring up a tap over a raw image; its device."""
-        key = DiskKey(image.stem, "vda")
-        spec = DiskSpec(key=key, source=str(image), backend=Backend.BLKTAP, format=Format.AIO)
+        key, tuning = DiskKey(image.stem, "vda"), Tuning(io=aio)
+        spec = DiskSpec(key=key, source=str(image), backend=Backend.BLKTAP, format=Format.AIO, tuning=tuning)
         with pinned(str(image), Pools(folders=(image.parent,))) as pin:
             self.runner.run(self.reconciler.attach(spec, pin))
         return Path(os.readlink(self.folder / "disks" / key.guest / key.target))  # noqa: PTH115
@@ -96,8 +98,8 @@ def tap_figures(count: int, rounds: int, turns: Turns, skipped: list[str]) -> li
             figures.append(_spawn_figure(kind, images, rounds, against, script))
             figures += _memory_figures(kind, images, against, script)
             image = full_image(folder)
-            pair = Comparison(f"aio tap over {kind}", _device(kind, image), against, [by_hand.by_shell(script, image)])
-            figures += io_figures(pair, turns, skipped)
+            for comparison in _io_comparisons(kind, image, against, script):
+                figures += io_figures(comparison, turns, skipped)
     return figures
 
 
@@ -155,11 +157,19 @@ def _memory_figures(kind: DeviceKind, images: Sequence[Path], against: str, scri
     )
 
 
-def _device(kind: DeviceKind, image: Path) -> by_hand.Device:
+def _io_comparisons(kind: DeviceKind, image: Path, against: str, script: str) -> Iterator[Comparison]:
+    threads, uring = (by_hand.by_shell(script, image, aio) for aio in (Aio.THREADS, Aio.IO_URING))
+    yield Comparison(f"aio tap over {kind}", _device(kind, image), against, [threads])
+    if has_io_uring():
+        ours = _device(kind, image, Aio.IO_URING)
+        yield Comparison("… with io='io_uring'", ours, "the same, threads or io_uring", [threads, uring])
+
+
+def _device(kind: DeviceKind, image: Path, aio: Aio | None = None) -> by_hand.Device:
     @contextmanager
     def device() -> Iterator[Path]:
         with _taps(kind, Launcher()) as taps:
-            yield taps.up(image)
+            yield taps.up(image, aio)
             taps.down(image)
 
     return device
