@@ -14,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 THREADS_MAX = 4096
@@ -26,6 +25,9 @@ TICK = 0.005
 TOLD_TICKS = 5
 """After so many, calls that came back are told of while others go on. The event loop has work then, and the lock goes
 to and fro: told seldom, and of many at once, they take a seventh less time."""
+
+QUICK_CALLS = 3
+"""Where more than so many calls came back within a tick the kernel is not asked: slow storage takes longer."""
 
 LONG_TICKS = 10
 """After so many without a call that came back the others go elsewhere, whatever the kernel says."""
@@ -162,14 +164,17 @@ class _Run:
         """Whether its thread stays blocked, or no call came back for long."""
         known, self._known = self._known, len(self._done)
         self._idle_ticks = self._idle_ticks + 1 if self._known == known else 0
-        was_blocked, self._was_blocked = self._was_blocked, self._thread is not None and _is_blocked(self._thread)
+        quick = self._known - known > QUICK_CALLS
+        blocked = not quick and self._thread is not None and _is_blocked(self._thread)
+        was_blocked, self._was_blocked = self._was_blocked, blocked
         return self._idle_ticks >= LONG_TICKS or (self._was_blocked and (was_blocked or self._idle_ticks > 0))
 
 
 def _is_blocked(thread: int) -> bool:
     """Whether a thread of ours sleeps in the kernel, and not for Python's lock (proc_pid_wchan(5))."""
     try:
-        where = Path(f"/proc/self/task/{thread}/wchan").read_text(encoding="ascii")
+        with open(f"/proc/self/task/{thread}/wchan", "rb", buffering=0) as file:  # noqa: PTH123 - hot
+            where = file.read()
     except OSError:  # it has ended
         return False
-    return where != "0" and "futex" not in where
+    return where != b"0" and b"futex" not in where
