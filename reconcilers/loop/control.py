@@ -170,7 +170,7 @@ def bound_minors() -> list[int]:
 
 def is_bound(minor: int) -> bool:
     """Whether a loop device has a backing file: then it has a `loop` folder (drivers/block/loop.c)."""
-    return os.access(f"/sys/block/loop{minor}/loop", os.F_OK)
+    return sysfs.exists(f"/sys/block/loop{minor}/loop")
 
 
 def _minors() -> set[int]:
