@@ -128,7 +128,7 @@ class FileEvents:
                 self._in_folder[_folder(source)] += 1
         folder = _folder(source)
         if folder not in self._folders:
-            with _or_late(folder), opened_below(self._pools, folder, folder=True) as (fd, _):
+            with _or_late(folder), opened_below(self._pools, folder, folder=True) as fd:
                 self._watch(self._folders, folder, _FOLDER, fd)
 
     def follow_length(self, key: DiskKey, image: int | None) -> bool:
@@ -144,7 +144,7 @@ class FileEvents:
             return False
         before = self._images.get(source)
         with _or_late(source), ExitStack() as stack:
-            fd = stack.enter_context(opened_below(self._pools, source))[0] if image is None else image
+            fd = stack.enter_context(opened_below(self._pools, source)) if image is None else image
             self._watch(self._images, source, _IMAGE, fd)
         return self._images.get(source) is not before
 

@@ -75,8 +75,7 @@ class Pools:
             raise DiskError(Reason.DEVICE_NOT_ALLOWED, message)
 
 
-@contextmanager
-def opened_below(pools: Pools, path: str, *, folder: bool = False) -> Iterator[tuple[int, Path]]:
+def open_below(pools: Pools, path: str, *, folder: bool = False) -> tuple[int, Path]:
     """Resolve a path to an O_PATH descriptor, which opens nothing: a FIFO or tape sees no reader.
 
     Args:
@@ -85,7 +84,7 @@ def opened_below(pools: Pools, path: str, *, folder: bool = False) -> Iterator[t
         folder: It must be a folder.
 
     Returns:
-        The descriptor, and the pool that it is in, or `DEVICES`.
+        The descriptor, for the caller to close, and the pool that it is in, or `DEVICES`.
 
     Raises:
         DiskError: InvalidSource, OutsidePools or ImageMissing.
@@ -96,38 +95,45 @@ def opened_below(pools: Pools, path: str, *, folder: bool = False) -> Iterator[t
     if base is None:
         raise outside(path, pools, "is in no image pool")
     flags, rules = os.O_PATH | (os.O_DIRECTORY if folder else 0), _IN_POOL if base in pools.folders else _IN_DEV
-    with _opened_pool(pools, base) as pool_fd:
-        try:
-            fd = openat2(pool_fd, wanted[len(str(base)) :].strip("/") or ".", flags, rules)
-        except OSError as error:
-            raise _not_resolved(path, base, error) from error
+    pool_fd = _open_pool(pools, base)
+    try:
+        fd = openat2(pool_fd, wanted[len(str(base)) :].strip("/") or ".", flags, rules)
         try:
             _refuse_private(path, pools, fd, pool_fd)
-            yield fd, base
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+    except OSError as error:
+        raise _not_resolved(path, base, error) from error
+    finally:
+        os.close(pool_fd)
+    return fd, base
 
 
 @contextmanager
-def _opened_pool(pools: Pools, pool: Path) -> Iterator[int]:
-    """The pool's folder. The path to it is the operator's; that through another pool is not, for guests write there."""
-    outer = min((each for each in pools.folders if _is_below(str(pool), str(each))), key=_depth, default=pool)
-    fd = -1
-    try:
-        fd = open_folder(outer)
-        if outer != pool:
-            outer_fd = fd
-            try:
-                fd = openat2(outer_fd, str(pool.relative_to(outer)), os.O_PATH | os.O_DIRECTORY, _POOL_IN_POOL)
-            finally:
-                os.close(outer_fd)
-    except OSError as error:
-        message = f"image pool {pool}: {error.strerror}; create or mount the folder, or mend images.pools"
-        raise DiskError(_POOL_FAILURES.get(error.errno or 0, Reason.IMAGE_MISSING), message) from error
+def opened_below(pools: Pools, path: str, *, folder: bool = False) -> Iterator[int]:
+    """As `open_below`, closed at the end of the block."""
+    fd, _ = open_below(pools, path, folder=folder)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _open_pool(pools: Pools, pool: Path) -> int:
+    """The pool's folder. The path to it is the operator's; that through another pool is not, for guests write there."""
+    outer = min((each for each in pools.folders if _is_below(str(pool), str(each))), key=_depth, default=pool)
+    try:
+        fd = open_folder(outer)
+        if outer == pool:
+            return fd
+        try:
+            return openat2(fd, str(pool.relative_to(outer)), os.O_PATH | os.O_DIRECTORY, _POOL_IN_POOL)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        message = f"image pool {pool}: {error.strerror}; create or mount the folder, or mend images.pools"
+        raise DiskError(_POOL_FAILURES.get(error.errno or 0, Reason.IMAGE_MISSING), message) from error
 
 
 def _absolute(path: str) -> str:

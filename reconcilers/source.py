@@ -7,15 +7,16 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from reconcilers import block_layer
 from reconcilers.actual import SECTOR, Fault, FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.loop.devices import guest_disk_below
-from reconcilers.pools import DEVICES, Pools, opened_below, outside
+from reconcilers.pools import DEVICES, Pools, open_below, outside
 from reconcilers.reason import Reason
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class OpenSource:
 
     def part(self, offset: int, size: int | None) -> "OpenSource":
         """The same open file, of which only some bytes count; None stands for all behind `offset`."""
+        if offset == 0 and size is None:
+            return self
         rest = max(0, self.source.size_bytes - offset)
         source = replace(self.source, size_bytes=rest if size is None else min(size, rest))
         return replace(self, source=source, start=self.start + offset)
@@ -88,13 +91,14 @@ def pinned(path: str, pools: Pools) -> Iterator[Pin]:
         DiskError: InvalidSource, OutsidePools, DeviceNotAllowed, HardLinked, NotAnImage, ImageMissing, ImageEmpty,
             ImageTooSmall or PermissionDenied.
     """
-    with ExitStack() as stack:
-        try:
-            fd, base = stack.enter_context(opened_below(pools, path))
-            facts = os.fstat(fd)  # opened by name alone: only now is a FUSE file's server asked, which may be dead
-        except OSError as error:
-            raise _opening_failed(path, error, writable=False) from error
-        yield Pin(path, fd, _device(path, facts, pools) if base == DEVICES else _file(path, facts, pools))
+    try:
+        fd, base = open_below(pools, path)
+    except OSError as error:
+        raise _opening_failed(path, error, writable=False) from error
+    try:
+        yield Pin(path, fd, _judged_source(path, fd, base, pools))
+    finally:
+        os.close(fd)
 
 
 def file_now(pin: Pin) -> Source:
@@ -144,6 +148,14 @@ def opened(pin: Pin, *, writable: bool) -> Iterator[OpenSource]:
         yield OpenSource(pin.path, fd, pin.source)
     finally:
         os.close(fd)
+
+
+def _judged_source(path: str, fd: int, base: Path, pools: Pools) -> Source:
+    try:
+        facts = os.fstat(fd)  # opened by name alone: only now is a FUSE file's server asked, which may be dead
+    except OSError as error:
+        raise _opening_failed(path, error, writable=False) from error
+    return _device(path, facts, pools) if base == DEVICES else _file(path, facts, pools)
 
 
 def _file(path: str, facts: os.stat_result, pools: Pools) -> Source:
