@@ -4,6 +4,7 @@ What concerns a disk is logged within `structlog.contextvars.bind_contextvars(gu
 every line below carries them, those of libraries too. Tasks and `asyncio.to_thread` inherit the fields.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -38,16 +39,13 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
     ]
     renderers = _text(colors=terminal) if as_text else _json()
     to_journal = format == "journal" or (format == "auto" and journal.is_connected(stream))
     handler = journal.JournalHandler() if to_journal else _LineHandler(stream)
     _chain[:] = [
         structlog.stdlib.filter_by_level,
-        structlog.stdlib.PositionalArgumentsFormatter(),
         *fields,
         *renderers,
         _straight_to(handler.write),
@@ -60,7 +58,7 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
     )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=fields,
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *fields, structlog.processors.StackInfoRenderer()],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
@@ -98,4 +96,6 @@ def _text(*, colors: bool) -> list[Processor]:
 
 
 def _json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    # `json.dumps` would make an encoder for each line.
+    encode = json.JSONEncoder(default=str).encode
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(lambda line, **_: encode(line))]
