@@ -20,7 +20,7 @@ _MESSAGE_MAX = 8192  # UEVENT_BUFFER_SIZE is 2048, and the header comes on top
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _ROOM = 16 << 20  # bytes of messages that may wait: a thousand devices come and go within moments
 
-REST_SECONDS = 0.01
+REST_SECONDS = 0.005
 """So long after a look at the messages there is no other. The kernel tells of every device that we bring up ourselves,
 and to wake the event loop for each, beside the thread that is at it, takes a twentieth of the time that a disk does."""
 
