@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from agent.bus.operator import Operator, operator
 from agent.bus.topics import EventTopic
 from agent.cli.ending import until_enough
+from agent.cli.status import nothing
 from agent.events import CloudEvent
+from agent.fleet.look import shown
 from agent.fleet.targets import Selection, is_meant
 from agent.fleet.view import Fleet
 from agent.fleet.words import printable
@@ -24,8 +26,8 @@ class Filter:
     Attributes:
         wanted: On which hosts.
         guest: About which guest.
-        types: Of which types; `*` stands for anything, and `tapster.` may be left out.
-        phases: Only changes into one of these phases.
+        types: Of which types, without `tapster.`; `*` stands for anything.
+        phases: Only changes into one of these phases, in lower case; `*` as above.
     """
 
     wanted: Selection | None = None
@@ -40,12 +42,13 @@ class Filter:
         return (
             (wanted is None or host in wanted.hosts or (agent is not None and is_meant(wanted, agent)))
             and (self.guest is None or event.data.get("guest") == self.guest)
-            and (
-                not self.types
-                or any(fnmatchcase(event.type, f"tapster.{one.removeprefix('tapster.')}") for one in self.types)
-            )
-            and (not self.phases or str(event.data.get("phase")).lower() in {one.lower() for one in self.phases})
+            and _is_one_of(event.type.removeprefix("tapster."), self.types)
+            and _is_one_of(str(event.data.get("phase")).lower(), self.phases)
         )
+
+
+def _is_one_of(word: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(fnmatchcase(word, pattern) for pattern in patterns)
 
 
 def run(only: Filter, *, most: int | None, settings: Settings, output: str) -> int:
@@ -66,8 +69,10 @@ def run(only: Filter, *, most: int | None, settings: Settings, output: str) -> i
 async def _follow(only: Filter, most: int | None, settings: Settings, output: str) -> None:
     async with operator(settings) as op:
         fleet = await _births(op, only.wanted)
-        shown = 0
-        while most is None or shown < most:
+        if lacking := nothing(shown(fleet, only.wanted), only.wanted, None, settings):
+            sys.stderr.write(f"tapster events: {lacking}; what comes is shown\n")
+        printed = 0
+        while most is None or printed < most:
             message = await op.message()
             if message is None:
                 continue
@@ -84,7 +89,7 @@ async def _follow(only: Filter, most: int | None, settings: Settings, output: st
                 line = message.payload.decode() if output == "json" else _line(topic.host, event)
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
-                shown += 1
+                printed += 1
 
 
 async def _births(op: Operator, wanted: Selection | None) -> Fleet:

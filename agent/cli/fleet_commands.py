@@ -1,6 +1,8 @@
 """What an operator does about the fleet: the commands' options. Each one's work is in the module of its name."""
 
 import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -272,8 +274,19 @@ def events(
             "`tapster status` and `tapster get disks` show how things are and since when\n"
         )
         raise typer.Exit(2)
-    only = command.Filter(meant(host, selector), guest, tuple(kind or ()), tuple(phase or ()))
+    types = _patterns("--type", kind or (), completion.event_types(""))
+    phases = _patterns("--phase", phase or (), completion.phases(""))
+    only = command.Filter(meant(host, selector), guest, types, phases)
     raise typer.Exit(command.run(only, most=most, settings=settings_from(config), output=output))
+
+
+def _patterns(option: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """What was given for an option, in lower case; each must stand for something that is known."""
+    patterns = tuple(one.lower().removeprefix("tapster.") for one in given)
+    for one, pattern in zip(given, patterns, strict=True):
+        if not any(fnmatchcase(name.lower(), pattern) for name in known):
+            raise typer.BadParameter(f"{one!r} is none of {', '.join(known)}", param_hint=option)
+    return patterns
 
 
 @app.command()

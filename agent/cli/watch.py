@@ -13,6 +13,7 @@ from agent.bus.topics import FleetTopics
 from agent.cli.ending import until_enough
 from agent.cli.keyboard import keys
 from agent.cli.screen import View, page_of, render
+from agent.cli.status import nothing
 from agent.cli.tables import backend, console
 from agent.fleet.look import look, shown
 from agent.fleet.targets import Selection
@@ -33,7 +34,7 @@ Lines = dict[str, str]
 """What is known of each host and disk, as a line says it, by its name."""
 
 Show = Callable[[Fleet | None, str], None]
-"""Shows a fleet, or the last one again, and a note about the broker."""
+"""Shows a fleet, or the last one again, and a note: that what was asked for is not there, or the broker is away."""
 
 
 def run(*, wanted: Selection | None, guest: str | None, view: View, settings: Settings) -> int:
@@ -54,10 +55,13 @@ def run(*, wanted: Selection | None, guest: str | None, view: View, settings: Se
 
 async def _in_lines(wanted: Selection | None, guest: str | None, view: View, settings: Settings) -> None:
     known: Lines = {}
+    said = ""
 
     def show(fleet: Fleet | None, note: str) -> None:
-        if note:
+        nonlocal said
+        if note not in {"", said}:
             sys.stderr.write(f"tapster watch: {note}\n")
+        said = note
         if fleet is not None:
             _print_changes(known, fleet, view.text.lower())
 
@@ -113,7 +117,8 @@ async def _follow(wanted: Selection | None, guest: str | None, settings: Setting
                 fleet = await look(op, wanted, guest)
                 seen = True
                 while True:
-                    show(shown(fleet, wanted), "")
+                    meant = shown(fleet, wanted)
+                    show(meant, nothing(meant, wanted, guest, settings) or "")
                     await _take_in(op, fleet, loop.time() + TICK_SECONDS)
         except BusError as error:
             if not seen:

@@ -190,6 +190,14 @@ def test_events_are_followed_and_filtered(settings: Settings, tapster: Tapster, 
         )
 
 
+def test_an_event_that_never_comes_is_not_waited_for(tapster: Tapster) -> None:
+    for option, word, known in (("--type", "nosuch", "disk.phase"), ("--phase", "broken", "Failed")):
+        code, out, err = tapster("events", "-f", option, word)
+        assert (code, out) == (2, "")
+        assert f"'{word}' is none of" in err
+        assert known in err
+
+
 @pytest.mark.usefixtures("lab")
 def test_get_watches(tapster: Tapster, put: Put, tmp_path: Path) -> None:
     log = tmp_path / "log"

@@ -24,8 +24,9 @@ TOPICS = Topics("lab", "db1")
 
 @contextmanager
 def tapster(*words: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-c", "from agent.cli.app import main; main()", *words], stdout=out)
+    command = [sys.executable, "-c", "from agent.cli.app import main; main()", *words]
+    with log.open("wb") as out, log.with_suffix(".errors").open("wb") as errors:
+        process = subprocess.Popen(command, stdout=out, stderr=errors)
     try:
         yield process
     finally:
@@ -62,6 +63,24 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_ctrl_c(settings: Sett
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert len(log.read_text().splitlines()) == 7, "a line for each change, and none besides"
+
+
+@pytest.mark.parametrize("command", [("watch",), ("events", "-f")])
+def test_a_host_that_never_was_is_waited_for_with_a_word(
+    command: tuple[str, ...], settings: Settings, put: Put, tmp_path: Path
+) -> None:
+    config = tmp_path / "tapster.toml"
+    config.write_text(f'host = "here"\nfleet = "lab"\nbroker.port = {settings.broker.port}\n')
+    log = tmp_path / "log"
+    put(TOPICS.agent, birth())
+    with tapster(*command, "--host", "db7", "--config", str(config), log=log) as process:
+        until(lambda: log.with_suffix(".errors").read_text())
+        time.sleep(2.5)  # the screen's tick is a second, and it is not said again with each
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    [said] = log.with_suffix(".errors").read_text().splitlines()
+    assert said.startswith(f"tapster {command[0]}: host 'db7' has never been in fleet 'lab'")
+    assert log.read_text() == ""
 
 
 def test_the_broker_listens_until_it_is_stopped_and_keeps_what_is_retained(tmp_path: Path) -> None:
