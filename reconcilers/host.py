@@ -29,7 +29,7 @@ from reconcilers.file_events import FileEvents, Writer
 from reconcilers.growth import GrowRequests, extend, is_raw, refuse_to_grow
 from reconcilers.holders import DeviceHolders
 from reconcilers.holds import HoldRequests
-from reconcilers.kernel_events import KernelEvents
+from reconcilers.kernel_events import KernelEvents, Uevent
 from reconcilers.kernel_log import KernelLog
 from reconcilers.look import Look, Orphan
 from reconcilers.loop.control import LoopDevice
@@ -163,11 +163,14 @@ class Host:
             yield
         self._files = None
 
-    def _device_changed(self, node: str) -> None:
-        kind = node.rstrip("0123456789")
-        by_kind: dict[str, LoopDevices | NbdDevices] = {"/dev/loop": self._devices, "/dev/nbd": self._nbd}
-        devices = by_kind.get(kind)
-        disk = devices.lost(int(node.removeprefix(kind))) if devices and node != kind else None
+    def _device_changed(self, uevent: Uevent) -> None:
+        kind = uevent.node.rstrip("0123456789")
+        number = uevent.node.removeprefix(kind)
+        disk = None
+        if kind == "/dev/loop" and number:
+            disk = self._devices.lost(int(number), uevent.diskseq)
+        elif kind == "/dev/nbd" and number:
+            disk = self._nbd.lost(int(number))
         self._tell(disk, Trigger.KERNEL)
 
     def _request_failed(self, node: str) -> None:

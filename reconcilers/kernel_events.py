@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 _KOBJECT_UEVENT = 15  # linux/netlink.h
 _KERNEL_GROUP = 1  # 2 is udev's
@@ -25,14 +25,27 @@ REST_SECONDS = 0.005
 and to wake the event loop for each, beside the thread that is at it, takes a twentieth of the time that a disk does."""
 
 
+class Uevent(NamedTuple):
+    """What the kernel says about a block device.
+
+    Attributes:
+        node: The device.
+        diskseq: The number of what it gave access to at that moment, which grows with each attachment on the host;
+            None before Linux 5.15.
+    """
+
+    node: str
+    diskseq: int | None
+
+
 class KernelEvents:
-    """Calls `on_device` with the node of each block device about which the kernel says anything.
+    """Calls `on_device` for each block device about which the kernel says anything.
 
     Use it as a context manager in a running event loop. Events can be lost when very many come at once (ENOBUFS), so
     they only save time; a slow resync is still needed.
     """
 
-    def __init__(self, on_device: Callable[[str], None]) -> None:
+    def __init__(self, on_device: Callable[[Uevent], None]) -> None:
         self._on_device = on_device
 
     def __enter__(self) -> Self:
@@ -66,14 +79,22 @@ class KernelEvents:
                     if error.errno != errno.ENOBUFS:
                         raise
                     continue
-                if port == 0 and (node := block_node(message)):  # 0 is the kernel; anybody with the right may send here
-                    self._on_device(node)
+                if port == 0 and (
+                    uevent := block_uevent(message)
+                ):  # 0 is the kernel; anybody with the right may send here
+                    self._on_device(uevent)
 
 
-def block_node(message: bytes) -> str | None:
-    """The node of the block device that a message is about; None if it is about something else."""
-    _, named, rest = message.partition(b"\0DEVNAME=")
-    if not named or b"\0SUBSYSTEM=block\0" not in message:
+def block_uevent(message: bytes) -> Uevent | None:
+    """What a message says of a block device; None if it is about something else."""
+    name = _value(message, b"DEVNAME")
+    if name is None or b"\0SUBSYSTEM=block\0" not in message:
         return None
-    name, _, _ = rest.partition(b"\0")
-    return f"/dev/{name.decode('utf-8', 'surrogateescape')}"
+    diskseq = _value(message, b"DISKSEQ")
+    return Uevent(f"/dev/{name.decode('utf-8', 'surrogateescape')}", int(diskseq) if diskseq else None)
+
+
+def _value(message: bytes, name: bytes) -> bytes | None:
+    """By hand, as there is a message for each device that comes up, and nearly all that it says is of no interest."""
+    _, found, rest = message.partition(b"\0" + name + b"=")
+    return rest.partition(b"\0")[0] if found else None

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from reconcilers import block_layer
 from reconcilers.actual import FileId
@@ -20,6 +21,13 @@ from reconcilers.tag import Tag, disk_id
 DEFAULT_BLOCK_SIZE = 512
 
 
+class _Bound(NamedTuple):
+    """What was on a device when we looked last: a disk, and the attachment's number."""
+
+    disk: str
+    diskseq: int | None
+
+
 class LoopDevices:
     """One instance's loop devices. What is remembered is only where to look; every answer is the kernel's."""
 
@@ -30,7 +38,7 @@ class LoopDevices:
         self._notes = DeviceNotes(runtime / "loops")
         self._numbers = LoopNumbers()
         self._minors: dict[str, int] = {}
-        self._disks: dict[int, str] = {}
+        self._bound: dict[int, _Bound] = {}
 
     def survey(self) -> dict[str, LoopDevice]:
         """Look at every bound loop device of the host; those of this instance, by the id of their disk."""
@@ -42,7 +50,7 @@ class LoopDevices:
             # Added to, not put in place of: other threads attach and detach meanwhile, and what they noted is newer
             # than what was read here. `find` drops what is gone.
             if self._minors.get(disk) == before.get(disk):
-                self._remember(disk, device.minor)
+                self._remember(disk, device)
             if not noted.get(disk):  # its agent was killed before it could
                 self._notes.write(disk, device)
         for disk in noted.keys() - ours.keys() - self._minors.keys():
@@ -59,6 +67,7 @@ class LoopDevices:
         if device is None or self._disk_of(device := self._told(device, [disk])) != disk:
             self._forget(disk)
             return None
+        self._remember(disk, device)
         return device
 
     def glimpse(self, key: DiskKey) -> LoopDevice | None:
@@ -68,12 +77,18 @@ class LoopDevices:
         device = None if minor is None else control.describe_outside(minor)
         return device if device and self._disk_of(self._told(device, [disk])) == disk else None
 
-    def lost(self, minor: int) -> str | None:
-        """The id of the disk that was on loop device `minor`, if the device is bound no more."""
-        disk = self._disks.get(minor)  # first, since the kernel tells of everybody's devices
-        if disk is None or self._minors.get(disk) != minor or control.is_bound(minor):
+    def lost(self, minor: int, diskseq: int | None) -> str | None:
+        """The id of the disk that was on loop device `minor`, if that is bound no more or to something else.
+
+        Args:
+            minor: The device that the kernel tells of.
+            diskseq: What the kernel has told of it. Whoever takes a disk away may have bound the device anew by now.
+        """
+        bound = self._bound.get(minor)  # first, since the kernel tells of everybody's devices
+        if bound is None or self._minors.get(bound.disk) != minor:
             return None
-        return disk
+        anew = diskseq is not None and bound.diskseq is not None and diskseq > bound.diskseq
+        return bound.disk if anew or not control.is_bound(minor) else None
 
     def attach(
         self,
@@ -108,7 +123,7 @@ class LoopDevices:
             device = bound()
         if not discard:
             control.stop_discard(device)
-        self._remember(disk_id(key), device.minor)
+        self._remember(disk_id(key), device)
         self._notes.write(disk_id(key), device)
         return device
 
@@ -135,9 +150,9 @@ class LoopDevices:
         else:
             self._numbers.give_back(device.minor)
 
-    def _remember(self, disk: str, minor: int) -> None:
-        self._minors[disk] = minor
-        self._disks[minor] = disk  # an entry too many does no harm: `_minors` decides
+    def _remember(self, disk: str, device: LoopDevice) -> None:
+        self._minors[disk] = device.minor
+        self._bound[device.minor] = _Bound(disk, device.diskseq)  # one too many does no harm: `_minors` decides
 
     def _forget(self, disk: str) -> None:
         self._minors.pop(disk, None)
