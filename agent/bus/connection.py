@@ -34,6 +34,10 @@ BATCH = 1000
 WINDOW = 100
 """Publications under way at once, unless the broker announces that it takes fewer."""
 
+BESIDE = 10
+"""So many more may be under way beside those: answers to commands, a birth, a nonce. A broker that announces how many
+it takes (MQTT v5, section 3.2.2.3.3) closes the connection of who sends more."""
+
 PACKET_OVERHEAD = 256
 """Bytes of a PUBLISH besides topic and payload, generously: header, lengths and the properties that we send."""
 
@@ -112,8 +116,8 @@ class Connection(aiomqtt.Client):
             timeout=broker.connect_timeout,
             keepalive=broker.keepalive,
             clean_start=not resume,
-            # Whoever sends keeps to `window`. A bound of paho's own has it go through all that is under way each time
-            # that a message is acknowledged.
+            # Who sends much keeps to `window`. A bound of paho's own has it go through all that is under way each time
+            # that a message is acknowledged, and it does not know the broker's.
             max_inflight_messages=0,
             properties=packet_properties(PacketTypes.CONNECT, SessionExpiryInterval=expiry),
             tls_context=tls_context(broker.tls),
@@ -220,6 +224,11 @@ class Connection(aiomqtt.Client):
         if reason.is_failure:
             raise DeniedError(f"the broker refused a message on {sent.topic}: {reason}; check its access list")
 
+    async def settled(self) -> None:
+        """Wait until all that is under way has its verdict, or the connection has ended."""
+        if under_way := list(self._verdicts.values()):
+            await asyncio.wait(under_way)
+
     async def follow(self, filters: Sequence[str]) -> None:
         """Subscribe with QoS 1; what is retained is sent, also for a filter that was subscribed to before.
 
@@ -262,7 +271,7 @@ class Connection(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties | None = None,
     ) -> None:
-        self.window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+        self.window = max(1, min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW + BESIDE) - BESIDE))
         self._packet_limit = getattr(properties, "MaximumPacketSize", None)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 

@@ -37,6 +37,7 @@ class Sender:
         """Publish what there is, as far as that is possible in a short time."""
         with suppress(TimeoutError, aiomqtt.MqttError, ExceptionGroup):
             async with asyncio.timeout(FLUSH_SECONDS):
+                await connection.settled()  # the outbox gives a batch again that was left under way
                 while self._outbox:
                     self._outbox.hurry()
                     await self._publish_batch(connection)

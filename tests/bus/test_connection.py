@@ -1,14 +1,19 @@
 """A connection by itself, with a real broker at the other end."""
 
 import asyncio
+from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Any
 
 import aiomqtt
 import pytest
 
-from agent.bus.connection import Connection
+from agent.bus.connection import BESIDE, Connection, Sent
+from agent.bus.denials import Denials
+from agent.bus.outbox import Outbox
+from agent.bus.sender import Sender
 from agent.setting_sections import BrokerSettings
-from tests.broker import running_broker
+from tests.broker import Broker, running_broker
 
 
 async def test_a_publish_whose_verdict_never_comes_ends_with_the_connection() -> None:
@@ -30,3 +35,43 @@ async def test_what_the_socket_does_not_take_is_sent_when_it_takes_more() -> Non
             async with asyncio.timeout(60):
                 for one in sent:
                     await connection.verdict(one)
+
+
+class TakesFew(Broker):
+    """A mosquitto that announces how many publications it takes at once."""
+
+    def configuration(self) -> str:
+        return super().configuration().replace("max_inflight_messages 0", "max_inflight_messages 20")
+
+
+async def test_more_than_the_broker_takes_at_once_is_never_under_way(tmp_path: Path) -> None:
+    class Counting(Connection):
+        sent = 0
+
+        def send(self, topic: str, payload: bytes, **options: Any) -> Sent:
+            self.sent += 1
+            return super().send(topic, payload, **options)
+
+    broker, outbox = TakesFew(tmp_path), Outbox(room=1000)
+    sender = Sender(outbox, Denials())
+    broker.start()
+    try:
+        async with Counting(BrokerSettings(port=broker.port), client="c", user="c") as connection:
+            assert connection.window == 20 - BESIDE
+            broker.signal(SIGSTOP)
+            for number in range(100):
+                outbox.append("an/event", b"%d" % number)
+            running = asyncio.create_task(sender.run(connection))
+            async with asyncio.timeout(60):
+                while connection.sent < connection.window:  # noqa: ASYNC110 - a count, and no event
+                    await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.wait((running,))
+            await sender.flush(connection)
+            assert connection.sent == connection.window, "the last words wait for what is under way"
+            broker.signal(SIGCONT)
+            while outbox:
+                await sender.flush(connection)
+    finally:
+        broker.signal(SIGCONT)
+        broker.stop()
