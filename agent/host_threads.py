@@ -16,6 +16,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from reconcilers import sysfs
+
 THREADS_MAX = 4096
 """A hung call has its thread until its storage answers, and as many may hang as there are disks."""
 
@@ -26,8 +28,9 @@ TOLD_TICKS = 5
 """After so many, calls that came back are told of while others go on. The event loop has work then, and the lock goes
 to and fro: told seldom, and of many at once, they take a seventh less time."""
 
-QUICK_CALLS = 3
-"""Where more than so many calls came back within a tick the kernel is not asked: slow storage takes longer."""
+BLOCKED_TICKS = 3
+"""After being found blocked so often in a row, though calls come back, a thread is held up by storage that is slow.
+Every call is blocked for a moment, so that twice means nothing."""
 
 LONG_TICKS = 10
 """After so many without a call that came back the others go elsewhere, whatever the kernel says."""
@@ -142,7 +145,7 @@ class _Run:
         self._to_do = to_do
         self._done = deque[_Outcome]()
         self._thread: int | None = None
-        self._was_blocked = False
+        self._blocked_ticks = 0
         self._known = 0
         self._idle_ticks = 0
 
@@ -164,17 +167,13 @@ class _Run:
         """Whether its thread stays blocked, or no call came back for long."""
         known, self._known = self._known, len(self._done)
         self._idle_ticks = self._idle_ticks + 1 if self._known == known else 0
-        quick = self._known - known > QUICK_CALLS
-        blocked = not quick and self._thread is not None and _is_blocked(self._thread)
-        was_blocked, self._was_blocked = self._was_blocked, blocked
-        return self._idle_ticks >= LONG_TICKS or (self._was_blocked and (was_blocked or self._idle_ticks > 0))
+        blocked = self._thread is not None and _is_blocked(self._thread)
+        self._blocked_ticks = self._blocked_ticks + 1 if blocked else 0
+        stays = self._blocked_ticks >= BLOCKED_TICKS or (blocked and self._idle_ticks > 0)
+        return stays or self._idle_ticks >= LONG_TICKS
 
 
 def _is_blocked(thread: int) -> bool:
     """Whether a thread of ours sleeps in the kernel, and not for Python's lock (proc_pid_wchan(5))."""
-    try:
-        with open(f"/proc/self/task/{thread}/wchan", "rb", buffering=0) as file:  # noqa: PTH123 - hot
-            where = file.read()
-    except OSError:  # it has ended
-        return False
-    return where != b"0" and b"futex" not in where
+    where = sysfs.glimpse(f"/proc/self/task/{thread}/wchan")  # None: it has ended
+    return where is not None and where != b"0" and b"futex" not in where

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -99,28 +98,6 @@ def test_a_call_that_came_back_is_told_of_while_the_next_one_hangs() -> None:
 def test_it_does_without_what_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_threads, "_is_blocked", lambda _: False)  # as where wchan is hidden
     test_no_call_waits_for_those_that_hang()
-
-
-def test_a_thread_whose_calls_come_back_quickly_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of them is blocked for a moment, and might be found so at every look."""
-    monkeypatch.setattr(host_threads, "_is_blocked", lambda _: True)
-
-    async def work() -> None:
-        loop = asyncio.get_running_loop()
-
-        def call() -> host_threads._Call:
-            return host_threads._Call(lambda: None, loop.create_future())
-
-        quick, slow = (host_threads._Run(deque()) for _ in range(2))
-        quick._thread = slow._thread = threading.get_native_id()
-        for _ in range(3):
-            for _ in range(host_threads.QUICK_CALLS + 1):
-                call().do(quick._done)
-            call().do(slow._done)
-            looks = quick.is_held_up(), slow.is_held_up()
-        assert looks == (False, True)
-
-    run(work)
 
 
 def test_the_kernel_tells_a_thread_that_is_blocked_from_one_that_waits_for_a_lock() -> None:
