@@ -40,12 +40,14 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
     ]
     renderers = _text(colors=terminal) if as_text else _json()
     to_journal = format == "journal" or (format == "auto" and journal.is_connected(stream))
     handler = journal.JournalHandler() if to_journal else _LineHandler(stream)
     _chain[:] = [
         structlog.stdlib.filter_by_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
         *fields,
         *renderers,
         _straight_to(handler.write),
@@ -58,7 +60,7 @@ def configure(level: str, format: LogFormat = "auto", stream: TextIO | None = No
     )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *fields, structlog.processors.StackInfoRenderer()],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *fields],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )

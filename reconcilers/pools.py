@@ -97,14 +97,15 @@ def open_below(pools: Pools, path: str, *, folder: bool = False) -> tuple[int, P
     flags, rules = os.O_PATH | (os.O_DIRECTORY if folder else 0), _IN_POOL if base in pools.folders else _IN_DEV
     pool_fd = _open_pool(pools, base)
     try:
-        fd = openat2(pool_fd, wanted[len(str(base)) :].strip("/") or ".", flags, rules)
+        try:
+            fd = openat2(pool_fd, wanted[len(str(base)) :].strip("/") or ".", flags, rules)
+        except OSError as error:
+            raise _not_resolved(path, base, error) from error
         try:
             _refuse_private(path, pools, fd, pool_fd)
         except BaseException:
             os.close(fd)
             raise
-    except OSError as error:
-        raise _not_resolved(path, base, error) from error
     finally:
         os.close(pool_fd)
     return fd, base

@@ -22,7 +22,7 @@ class Figure:
         unit: Of all values: ms, MB, % or s.
         values: tapster's, one a round.
         against: What it is compared with; empty if with nothing.
-        baseline: Its values, each measured right before or after the value of the same place.
+        baseline: Its values, each measured in the same round as the value of the same place.
         target: What the project wants; empty where nothing was promised.
         note: Where the time goes, or how it was measured.
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -89,9 +90,8 @@ def full_image(folder: Path) -> Path:
 def _figure(pair: Comparison, job: Job, turns: Turns) -> Figure:
     ways = (pair.ours, *pair.theirs)
     speeds = {way: list[float]() for way in ways}
-    for turn in range(turns.count):
-        first = turn % len(ways)
-        for way in ways[first:] + ways[:first]:  # nobody is always the one behind another's writes
+    for _ in range(turns.count):
+        for way in random.sample(ways, len(ways)):  # nobody is always the one behind another's writes
             speeds[way].append(_measured(way, job, turns.seconds))
     return Figure(
         name=f"{pair.what}, {job.name}",
