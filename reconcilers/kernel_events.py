@@ -79,9 +79,8 @@ class KernelEvents:
                     if error.errno != errno.ENOBUFS:
                         raise
                     continue
-                if port == 0 and (
-                    uevent := block_uevent(message)
-                ):  # 0 is the kernel; anybody with the right may send here
+                from_kernel = port == 0  # anybody with the right may send here
+                if from_kernel and (uevent := block_uevent(message)):
                     self._on_device(uevent)
 
 
