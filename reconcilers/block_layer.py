@@ -45,7 +45,7 @@ def _directly_below(folder: str) -> Iterator[int]:
     try:
         below = [f"{folder}/slaves/{name}" for name in os.listdir(f"{folder}/slaves")]  # noqa: PTH208 - hot
     except FileNotFoundError:  # a partition has none, and is a part of its disk
-        below = [f"{folder}/.."] if os.access(f"{folder}/partition", os.F_OK) else []
+        below = [f"{folder}/.."] if sysfs.exists(f"{folder}/partition") else []
     yield from (device for path in below if (device := _device(path)) is not None)
 
 

@@ -96,7 +96,7 @@ def pinned(path: str, pools: Pools) -> Iterator[Pin]:
     except OSError as error:
         raise _opening_failed(path, error, writable=False) from error
     try:
-        yield Pin(path, fd, _judged_source(path, fd, base, pools))
+        yield Pin(path, fd, _source(path, fd, base, pools))
     finally:
         os.close(fd)
 
@@ -150,7 +150,7 @@ def opened(pin: Pin, *, writable: bool) -> Iterator[OpenSource]:
         os.close(fd)
 
 
-def _judged_source(path: str, fd: int, base: Path, pools: Pools) -> Source:
+def _source(path: str, fd: int, base: Path, pools: Pools) -> Source:
     try:
         facts = os.fstat(fd)  # opened by name alone: only now is a FUSE file's server asked, which may be dead
     except OSError as error:

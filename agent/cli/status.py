@@ -59,8 +59,7 @@ async def _look(wanted: Selection | None, guest: str | None, settings: Settings)
 def nothing(fleet: Fleet, wanted: Selection | None, guest: str | None, settings: Settings) -> str | None:
     """What to say where something was asked for and is not there, if only one of the hosts that were named."""
     where = f"fleet {settings.fleet!r} at {settings.broker.host}:{settings.broker.port}"
-    seen = fleet.hosts.keys() | {host for host, _ in fleet.guests}
-    if strangers := [repr(host) for host in wanted.hosts if host not in seen] if wanted else []:
+    if strangers := _strangers(fleet, wanted) if wanted and wanted.hosts else []:
         who = f"host {strangers[0]} has" if len(strangers) == 1 else f"hosts {names(strangers)} have"
         return f"{who} never been in {where}; see `tapster get hosts`"
     if wanted and not fleet.hosts and not fleet.guests:
@@ -70,6 +69,11 @@ def nothing(fleet: Fleet, wanted: Selection | None, guest: str | None, settings:
     if not fleet.hosts and not fleet.guests:
         return f"no host has ever been in {where}; start an agent with `tapster run`"
     return None
+
+
+def _strangers(fleet: Fleet, wanted: Selection) -> list[str]:
+    seen = fleet.hosts.keys() | {host for host, _ in fleet.guests}
+    return [repr(host) for host in wanted.hosts if host not in seen]
 
 
 def _all_well(fleet: Fleet) -> bool:

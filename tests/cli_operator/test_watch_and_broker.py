@@ -46,9 +46,14 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_watch_prints_a_line_for_each_change_and_ends_with_ctrl_c(settings: Settings, put: Put, tmp_path: Path) -> None:
-    config = tmp_path / "tapster.toml"
-    config.write_text(f'host = "here"\nfleet = "lab"\nbroker.port = {settings.broker.port}\n')
+@pytest.fixture
+def config(settings: Settings, tmp_path: Path) -> Path:
+    path = tmp_path / "tapster.toml"
+    path.write_text(f'host = "here"\nfleet = "lab"\nbroker.port = {settings.broker.port}\n')
+    return path
+
+
+def test_watch_prints_a_line_for_each_change_and_ends_with_ctrl_c(config: Path, put: Put, tmp_path: Path) -> None:
     log = tmp_path / "log"
     put(TOPICS.agent, birth())
     with tapster("watch", "--config", str(config), log=log) as process:
@@ -67,10 +72,8 @@ def test_watch_prints_a_line_for_each_change_and_ends_with_ctrl_c(settings: Sett
 
 @pytest.mark.parametrize("command", [("watch",), ("events", "-f")])
 def test_a_host_that_never_was_is_waited_for_with_a_word(
-    command: tuple[str, ...], settings: Settings, put: Put, tmp_path: Path
+    command: tuple[str, ...], config: Path, put: Put, tmp_path: Path
 ) -> None:
-    config = tmp_path / "tapster.toml"
-    config.write_text(f'host = "here"\nfleet = "lab"\nbroker.port = {settings.broker.port}\n')
     log = tmp_path / "log"
     put(TOPICS.agent, birth())
     with tapster(*command, "--host", "db7", "--config", str(config), log=log) as process:

@@ -1,6 +1,8 @@
 """What the kernel says about block devices."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,7 @@ def test_only_block_devices_have_a_node() -> None:
 
 async def test_the_kernel_tells_of_a_loop_device_that_comes_and_goes(tmp_path: Path) -> None:
     heard = asyncio.Queue[Uevent]()
-    with KernelEvents(heard.put_nowait):
-        device = bound(tmp_path / "image")
+    with KernelEvents(heard.put_nowait), bound(tmp_path / "image") as device:
         await _until_heard(heard, device.path)
         while not heard.empty():
             heard.get_nowait()
@@ -39,31 +40,37 @@ async def test_a_device_that_was_bound_anew_meanwhile_is_lost(tmp_path: Path, mo
     monkeypatch.setattr(kernel_events, "REST_SECONDS", 0.5)
     devices, key = LoopDevices("00000000", tmp_path), DiskKey("kernel-events", "vda")
     heard = asyncio.Queue[Uevent]()
-    with KernelEvents(heard.put_nowait), (tmp_path / "image").open("w+b") as image:
+    with KernelEvents(heard.put_nowait), (tmp_path / "image").open("w+b") as image, ExitStack() as stack:
         image.truncate(1 << 20)
         ours = devices.attach(key, image.fileno(), read_only=False)
+        stack.callback(taken_away, ours)
         await _until_heard(heard, ours.path)  # and now it rests
         taken_away(ours)
-        theirs = bound(tmp_path / "other", ours.minor)
+        theirs = stack.enter_context(bound(tmp_path / "other", ours.minor))
         assert control.is_bound(ours.minor)
         lost = None
         while lost is None:
             uevent = await asyncio.wait_for(heard.get(), 60)
             lost = devices.lost(ours.minor, uevent.diskseq) if uevent.node == theirs.path else None
         assert lost == disk_id(key)
-        taken_away(theirs)
 
 
-def bound(image: Path, minor: int | None = None) -> control.LoopDevice:
-    """A loop device over a new file, if need be with this number."""
+@contextmanager
+def bound(image: Path, minor: int | None = None) -> Iterator[control.LoopDevice]:
+    """A loop device over a new file, if need be with this number; taken away at the end, unless it was before."""
     image.write_bytes(bytes(1 << 20))
     numbers = control.LoopNumbers()
-    numbers.learn()
-    if minor is not None:
-        numbers._free = {minor}
+    if minor is None:
+        numbers.learn()
+    else:
+        numbers.give_back(minor)
     tag = Tag.of("00000001", DiskKey("kernel-events", "vdb"))
     with image.open("r+b") as file:
-        return control.attach(file.fileno(), numbers, tag=tag, read_only=False, direct_io=False, block_size=512)
+        device = control.attach(file.fileno(), numbers, tag=tag, read_only=False, direct_io=False, block_size=512)
+    try:
+        yield device
+    finally:
+        taken_away(device)
 
 
 def taken_away(device: control.LoopDevice) -> None:
