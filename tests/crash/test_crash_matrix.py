@@ -81,8 +81,7 @@ def _lines_run(bench: CrashBench, scenario: Scenario) -> set[str]:
     bench.wait_synced()
     _prepare(bench, scenario)
     scenario.happens(bench)
-    if scenario.stops:
-        bench.until(lambda: not bench.running)  # a second SIGTERM would end it before it has noted its lines
+    _wait_for_rest(bench, scenario)  # a second SIGTERM would end one that stops before it has noted its lines
     _finish(bench, scenario)
     if bench.running:
         bench.stop()
