@@ -118,8 +118,9 @@ class Bench:
         return self._agent.pid
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The agent's log so far, parsed."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """The agent's log so far, parsed, without a line that it is writing: the kernel shows a write page by page."""
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def wait_synced(self) -> None:
         """Wait until the newest run of the agent says that it is in step with the bus."""
