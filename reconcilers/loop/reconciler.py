@@ -38,9 +38,11 @@ class LoopReconciler:
     def observe(self, key: DiskKey) -> Attached | None:
         """See `Reconciler`."""
         device = self._devices.find(key)
-        return self._attached(key, device, device.backing) if device and device.backing else None
+        if device is None or device.backing is None:
+            return None
+        return self._attached(key, device, device.backing, linked=self._paths.read(key) == device.path)
 
-    def _attached(self, key: DiskKey, device: LoopDevice, backing: FileId) -> Attached:
+    def _attached(self, key: DiskKey, device: LoopDevice, backing: FileId, *, linked: bool) -> Attached:
         tuning = _tuning(device)
         return Attached(
             backend=Backend.LOOP,
@@ -57,7 +59,7 @@ class LoopReconciler:
             slice_size=device.size_limit or None,
             server=SERVER,
             server_alive=not device.dead,
-            linked=self._paths.read(key) == device.path,
+            linked=linked,
         )
 
     async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
@@ -73,7 +75,8 @@ class LoopReconciler:
         with ExitStack() as stack:
             checked = open_and_check(spec, pin, stack, claimed=True)
             device = self._bind(spec, checked.image)
-            return Bound(self._attached(spec.key, device, pin.source.identity), checked.verdict.warning)
+            attached = self._attached(spec.key, device, pin.source.identity, linked=True)
+            return Bound(attached, checked.verdict.warning)
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""

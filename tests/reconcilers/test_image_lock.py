@@ -82,6 +82,13 @@ def test_a_lock_of_the_whole_file_counts_as_use(image: Path) -> None:
         assert not lock_image(other, read_only=True, shareable=False)
 
 
+def test_a_lock_that_means_something_else_is_no_use(image: Path) -> None:
+    write_unchanged = 102  # QEMU's BLK_PERM_WRITE_UNCHANGED, which a copy job has and which we don't deny
+    with opened(image) as one, opened(image) as other:
+        fcntl.lockf(one, fcntl.LOCK_SH, 1, write_unchanged)
+        assert lock_image(other, read_only=False, shareable=False)
+
+
 @pytest.mark.parametrize(("command", "may"), [("write 0 512", False), ("read 0 512", True)])
 def test_qemu_understands_a_readers_lock(host_parts: None, image: Path, command: str, may: bool) -> None:
     with opened(image) as one:
