@@ -157,7 +157,7 @@ class Daemon:
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Work until `stop` is set; see the function `run`."""
-        with self._host.owned_runtime(), self._host.watched():
+        with self._host.owned_runtime(), self._host.watch.watching():
             await self._bus.load()
             await asyncio.to_thread(self._outages.load)
             await self.resync(Cause.START)
@@ -171,7 +171,7 @@ class Daemon:
                 endless = (
                     self._resync_for_ever(),
                     self._tell_manager(),
-                    self._host.watch_stalls(),
+                    self._host.watch.stalls(),
                     self._watch_trust(),
                     *self._metrics(),
                 )

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 
@@ -25,12 +24,11 @@ from reconcilers.blktap.reconciler import BlktapReconciler
 from reconcilers.blktap.tap import TAPS
 from reconcilers.block import BlockReconciler
 from reconcilers.errors import DiskError
-from reconcilers.file_events import FileEvents, Writer
+from reconcilers.file_events import Writer
 from reconcilers.growth import GrowRequests, extend, is_raw, refuse_to_grow
 from reconcilers.holders import DeviceHolders
 from reconcilers.holds import HoldRequests
-from reconcilers.kernel_events import KernelEvents, Uevent
-from reconcilers.kernel_log import KernelLog
+from reconcilers.host_watch import HostWatch
 from reconcilers.look import Look, Orphan
 from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
@@ -55,20 +53,16 @@ from reconcilers.plan import (
 )
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
-from reconcilers.requests import RequestEvents
+from reconcilers.sightings import Sightings
 from reconcilers.sole_agent import lock_folder
 from reconcilers.source import Pin, file_now, judged, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
-from reconcilers.stall import StallWatch
 from reconcilers.tag import disk_id
 from reconcilers.trigger import Trigger
 from reconcilers.turns import Turns
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-STALL_SECONDS = 5.0
-"""How long a request may be in flight with nothing finished before its disk is looked at."""
 
 
 class Host:
@@ -101,12 +95,9 @@ class Host:
         self._runtime = runtime
         self._abilities = abilities
         self._on_change = on_change
-        self._names: dict[str, DiskKey] = {}
-        self._seen: dict[DiskKey, Attached] = {}
-        self._suspects: set[DiskKey] = set()
+        self._sightings = Sightings()
         self._turns = Turns()
         self._pools = pools
-        self._files: FileEvents | None = None
         self.paths = StablePaths(runtime / "disks")
         self._devices = LoopDevices(instance, runtime)
         self._requests = HoldRequests(runtime)
@@ -129,6 +120,15 @@ class Host:
         self._by_backend: dict[Backend, Reconciler] = {
             reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)
         }
+        self.watch = HostWatch(
+            self._sightings,
+            loops=self._devices,
+            nbds=self._nbd,
+            holds=self._requests,
+            grows=self._grows,
+            pools=pools,
+            on_change=on_change,
+        )
 
     def learn(self, abilities: HostAbilities) -> None:
         """Go by what the host can do by now."""
@@ -149,37 +149,6 @@ class Host:
             yield
         finally:
             os.close(fd)
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Be told by the kernel of what happens behind our back to devices and images, for the length of the block."""
-        with (
-            KernelEvents(self._device_changed),
-            KernelLog(self._request_failed),
-            RequestEvents(self._requests.folder, lambda disk: self._tell(disk, Trigger.COMMAND)),
-            RequestEvents(self._grows.folder, lambda disk: self._tell(disk, Trigger.COMMAND)),
-            FileEvents(self._on_change, self._pools) as self._files,
-        ):
-            yield
-        self._files = None
-
-    def _device_changed(self, uevent: Uevent) -> None:
-        kind = uevent.node.rstrip("0123456789")
-        number = uevent.node.removeprefix(kind)
-        disk = None
-        if kind == "/dev/loop" and number:
-            disk = self._devices.lost(int(number), uevent.diskseq)
-        elif kind == "/dev/nbd" and number:
-            disk = self._nbd.lost(int(number))
-        self._tell(disk, Trigger.KERNEL)
-
-    def _request_failed(self, node: str) -> None:
-        for key in [key for key, one in list(self._seen.items()) if one.device_path == node]:
-            self._on_change(key, Trigger.KERNEL)
-
-    def _tell(self, disk: str | None, trigger: Trigger) -> None:
-        if key := self._names.get(disk or ""):
-            self._on_change(key, trigger)
 
     async def survey(self, known: set[DiskKey]) -> tuple[set[DiskKey], list[Orphan]]:
         """Find everything that is ours on this host, whatever made it and when.
@@ -206,20 +175,6 @@ class Host:
             if disk not in names
         ]
         return recorded | {names[disk] for disk in devices.keys() & names.keys()}, orphans
-
-    async def watch_stalls(self) -> NoReturn:
-        """Report, for ever, disks whose requests wait, or that have been held for long enough: of neither is told."""
-        stalls = StallWatch()
-        while True:
-            await asyncio.sleep(STALL_SECONDS)
-            seen = list(self._seen.items())
-            for key in [key for key, one in seen if one.hold and self._requests.until(key) is None]:
-                log.warning("nobody has let the disk go on in time, so the agent does", disk=str(key))
-                self._on_change(key, Trigger.COMMAND)
-            devices = {key: one.node for key, one in seen if one.node and not one.hold}
-            for key in await asyncio.to_thread(stalls.look, devices):
-                self._suspects.add(key)
-                self._on_change(key, Trigger.SERVER)
 
     async def observe(self, key: DiskKey, source_path: str | None) -> Actual:
         """What disk `key` really is, and what `source_path` refers to now; changes of either are told from now on."""
@@ -258,7 +213,7 @@ class Host:
                 return Look(actual, step)
             begin(step)
             attached, warning = self._loop.attach_here(step.spec, pin)
-            self._seen[key] = attached
+            self._sightings.note(key, attached)
             actual = replace(actual, source=self._with_length_followed(key, pin), attached=attached)
         return Look(actual, plan(desired, actual), done=step, warning=warning)
 
@@ -268,28 +223,26 @@ class Host:
 
     async def _hung(self, key: DiskKey) -> Attached | None:
         """What was seen last of a disk whose server is under suspicion and does not answer."""
-        seen = self._seen.get(key)
-        if key not in self._suspects or seen is None or seen.backend is not Backend.BLKTAP:
+        seen = self._sightings.of(key)
+        if key not in self._sightings.suspects or seen is None or seen.backend is not Backend.BLKTAP:
             return None
         if await self._blktap.hangs(key):
             return replace(seen, server_answers=False)
-        self._suspects.discard(key)
+        self._sightings.suspects.discard(key)
         return None
 
     async def tell_of_release(self, key: DiskKey, device_path: str, holders: DeviceHolders | None) -> None:
         """Report a change once somebody lets go of the device, or has by now. It may come too often, or not at all."""
-        if (seen := self._seen.get(key)) and seen.node is None:
+        if (seen := self._sightings.of(key)) and seen.node is None:
             self._queue.stand(key, device_path)
             return
-        if self._files:
-            self._files.tell_of_release(key, device_path)
+        self.watch.tell_of_release(key, device_path)
         if holders and holders.found and not (await asyncio.to_thread(DeviceHolders.of, device_path)).found:
             self._on_change(key, Trigger.KERNEL)
 
     def tell_of_writer(self, key: DiskKey) -> None:
         """Report a change once somebody has written the disk's source."""
-        if self._files:
-            self._files.tell_of_writer(key)
+        self.watch.tell_of_writer(key)
 
     def _observe(self, key: DiskKey, source_path: str | None) -> Actual:
         with ExitStack() as stack:
@@ -298,35 +251,30 @@ class Host:
     def _actual(self, key: DiskKey, source_path: str | None, stack: ExitStack) -> tuple[Actual, Pin | None]:
         """What is there, and its source if it can be had, which `stack` lets go."""
         attached = self._attached(key)
-        writer = Writer.of(attached)
-        if self._files:  # before we look at what the name refers to
-            self._files.follow(key, source_path, writer=writer)
+        self.watch.follow(key, source_path, attached)
         found = judged(lambda: stack.enter_context(pinned(source_path, self._pools))) if source_path else None
         stray = None if attached and attached.device_path else self.paths.read(key)
         actual = Actual(found.source if isinstance(found, Pin) else found, attached, stray, self._grows.asked(key))
+        kernel_writes = Writer.of(attached) is Writer.KERNEL
         if not isinstance(found, Pin):
-            if self._files and writer is Writer.KERNEL:
-                self._files.follow_length(key, None)
+            if kernel_writes:
+                self.watch.follow_length(key, None)
             return actual, None
-        if writer is Writer.KERNEL:
+        if kernel_writes:
             actual = replace(actual, source=self._with_length_followed(key, found))
         return actual, found
 
     def _with_length_followed(self, key: DiskKey, pin: Pin) -> Source | Fault:
         """The source of a disk whose length is its file's; that is told of from now on, and so looked at once more."""
-        if self._files and pin.source.kind is SourceKind.FILE and self._files.follow_length(key, pin.fd):
+        if pin.source.kind is SourceKind.FILE and self.watch.follow_length(key, pin.fd):
             return judged(lambda: file_now(pin))
         return pin.source
 
     def _attached(self, key: DiskKey) -> Attached | None:
-        self._names[disk_id(key)] = key
-        if self._files:
-            self._files.forget_release(key)
+        self._sightings.expect(key)
+        self.watch.forget_release(key)
         attached = self._blktap.observe(key) or self._loop.observe(key) or self._block.observe(key)
-        if attached:
-            self._seen[key] = attached
-        else:
-            self._seen.pop(key, None)
+        self._sightings.note(key, attached)
         return attached
 
     async def apply(self, step: Step, key: DiskKey) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from reconcilers.loop import control
+from reconcilers.loop import minors
 
 FOLDER_PREFIX = f"tapster-{os.getpid()}-"
 """All that this run of tests makes on the host names such a folder, and that is how it is found."""
@@ -15,7 +15,7 @@ FOLDER_PREFIX = f"tapster-{os.getpid()}-"
 def belongings() -> set[str]:
     """Loop devices, FUSE mounts and storage daemons on this host that any bench of this run has made."""
     mark = f"{tempfile.gettempdir()}/{FOLDER_PREFIX}"
-    files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in control.bound_minors()}
+    files = {minor: Path(f"/sys/block/loop{minor}/loop/backing_file") for minor in minors.bound()}
     loops = {f"/dev/loop{minor}" for minor, file in files.items() if mark in _text_if_there(file)}
     fuse = {words[1] for words in mounts_seen_by("self") if mark in words[1]}
     return loops | fuse | {f"process {pid}" for pid, words in storage_daemons() if mark in words}

@@ -22,7 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from reconcilers.loop import control
+from reconcilers.loop import control, minors
 from reconcilers.loop.note import DeviceNotes
 from reconcilers.mounts import unmount_lazily
 from reconcilers.spec import Format
@@ -248,7 +248,7 @@ class Bench:
         """This bench's loop devices."""
         notes = DeviceNotes(self.runtime / "loops")
         known = {disk: note for disk in notes.disks() if (note := notes.read(disk))}
-        devices = [device for minor in control.bound_minors() if (device := control.describe(minor))]
+        devices = [device for minor in minors.bound() if (device := control.describe(minor))]
         for number, device in enumerate(devices):
             for disk, note in known.items():
                 if device.error and note.is_of(device):

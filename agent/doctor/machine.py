@@ -15,7 +15,7 @@ from reconcilers.abilities import HostAbilities
 from reconcilers.blktap import aio_slots
 from reconcilers.blktap.abilities import starter_for, why_no_device
 from reconcilers.blktap.kinds import DeviceKind
-from reconcilers.loop import control
+from reconcilers.loop import minors
 from reconcilers.spec import Backend
 
 OLDEST_KERNEL = (5, 8)
@@ -83,7 +83,7 @@ def _devices(wanted: Iterable[DeviceKind]) -> Findings:
 
 
 def _loop_numbers() -> Findings:
-    bound = len(control.bound_minors())
+    bound = len(minors.bound())
     setting = Path("/sys/module/loop/parameters/max_loop")
     most = int(setting.read_text()) if setting.exists() else 0
     if most and _kernel_numbers() < MAX_LOOP_IS_NO_LIMIT and bound >= most:

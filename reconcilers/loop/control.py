@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,18 +16,16 @@ from pathlib import Path
 from reconcilers import sysfs
 from reconcilers.actual import SECTOR, FileId
 from reconcilers.errors import DiskError
+from reconcilers.loop.minors import LoopNumbers, node
 from reconcilers.reason import Reason
 from reconcilers.tag import Tag
 
-LOOP_MAJOR = 7
 _LOOP_CLR_FD = 0x4C01
 _LOOP_SET_STATUS64 = 0x4C04
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_SET_CAPACITY = 0x4C07
 _LOOP_SET_DIRECT_IO = 0x4C08
 _LOOP_CONFIGURE = 0x4C0A
-_LOOP_CTL_ADD = 0x4C80
-_LOOP_CTL_REMOVE = 0x4C81
 _BLKROSET = 0x125D
 _BLKGETSIZE64 = 0x80081272
 _BLKSSZGET = 0x1268
@@ -96,11 +93,6 @@ class LoopDevice:
         return self.error in {errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE}
 
 
-def node(minor: int) -> str:
-    """The node of loop device number `minor`."""
-    return f"/dev/loop{minor}"
-
-
 @contextmanager
 def _opened(path: str, flags: int) -> Iterator[int]:
     fd = os.open(path, flags | os.O_CLOEXEC)
@@ -108,74 +100,6 @@ def _opened(path: str, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-class LoopNumbers:
-    """Which numbers are worth trying, so that no attach has to walk all devices (LOOP_CTL_GET_FREE is O(n)).
-
-    A hint, not a claim: the kernel decides, and a number lost to somebody else is just passed over.
-    """
-
-    def __init__(self) -> None:
-        self._free: set[int] = set()
-        self._taken: set[int] = set()
-        self._next = 0
-        self._looking = threading.Lock()
-
-    def learn(self) -> None:
-        """Read sysfs. Where there are thousands that takes long, and what other threads take meanwhile is not free."""
-        with self._looking:
-            self._taken.clear()
-            known = _minors()
-            free = {minor for minor in known if not is_bound(minor)}
-            self._next = max(known, default=-1) + 1
-            self._free = free - self._taken
-
-    def take(self) -> int:
-        """A number to try next; its node exists."""
-        try:  # rather than to look first: other threads take numbers too
-            number = self._free.pop()
-        except KeyError:
-            return self.make()
-        self._taken.add(number)
-        return number
-
-    def make(self) -> int:
-        """A number that was not there until now."""
-        with _opened("/dev/loop-control", os.O_RDWR) as control:
-            while True:
-                number, self._next = self._next, self._next + 1
-                try:
-                    fcntl.ioctl(control, _LOOP_CTL_ADD, number)
-                except FileExistsError:
-                    continue
-                except OSError as error:
-                    raise DiskError(
-                        Reason.NO_LOOP_DEVICE,
-                        f"the kernel made no loop device {number}: {error.strerror}; is the loop module loaded?",
-                    ) from error
-                self._taken.add(number)
-                return number
-
-    def give_back(self, minor: int) -> None:
-        """The device with this number was detached."""
-        self._taken.discard(minor)
-        self._free.add(minor)
-
-
-def bound_minors() -> list[int]:
-    """Numbers of all loop devices that have a backing file, ours or not."""
-    return sorted(minor for minor in _minors() if is_bound(minor))
-
-
-def is_bound(minor: int) -> bool:
-    """Whether a loop device has a backing file: then it has a `loop` folder (drivers/block/loop.c)."""
-    return sysfs.exists(f"/sys/block/loop{minor}/loop")
-
-
-def _minors() -> set[int]:
-    names = os.listdir("/sys/block")  # noqa: PTH208 - names, not Paths
-    return {int(name.removeprefix("loop")) for name in names if name.startswith("loop")}
 
 
 def attach(
@@ -395,12 +319,6 @@ def stop_discard(device: LoopDevice) -> None:
     (block/blk-sysfs.c: without a granularity no other limit is valid). `retire` such a number after its use.
     """
     Path(f"/sys/block/loop{device.minor}/queue/discard_max_bytes").write_text("0", encoding="ascii")
-
-
-def retire(minor: int) -> None:
-    """Have the kernel forget a number that is bound no more; one that somebody has open stays as it is."""
-    with _opened("/dev/loop-control", os.O_RDWR) as control, suppress(OSError):
-        fcntl.ioctl(control, _LOOP_CTL_REMOVE, minor)
 
 
 def _queue(device: LoopDevice, name: str) -> int:

@@ -10,8 +10,9 @@ from reconcilers.actual import FileId
 from reconcilers.blktap.tap import TAPS, TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.holders import keepers
-from reconcilers.loop import control
-from reconcilers.loop.control import LoopDevice, LoopNumbers
+from reconcilers.loop import control, minors
+from reconcilers.loop.control import LoopDevice
+from reconcilers.loop.minors import LoopNumbers
 from reconcilers.loop.note import DeviceNotes
 from reconcilers.loop.scan import bound_devices
 from reconcilers.reason import Reason
@@ -88,7 +89,7 @@ class LoopDevices:
         if bound is None or self._minors.get(bound.disk) != minor:
             return None
         anew = diskseq is not None and bound.diskseq is not None and diskseq > bound.diskseq
-        return bound.disk if anew or not control.is_bound(minor) else None
+        return bound.disk if anew or not minors.is_bound(minor) else None
 
     def attach(
         self,
@@ -119,7 +120,7 @@ class LoopDevices:
         device = bound()
         while discard and control.discard_stopped(device):
             control.try_detach(device)
-            control.retire(device.minor)
+            minors.retire(device.minor)
             device = bound()
         if not discard:
             control.stop_discard(device)
@@ -146,7 +147,7 @@ class LoopDevices:
             raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {holders}", holders)
         self._forget(disk_id(key))
         if spoilt:
-            control.retire(device.minor)
+            minors.retire(device.minor)
         else:
             self._numbers.give_back(device.minor)
 
@@ -183,6 +184,6 @@ def devices_over(identity: FileId) -> list[LoopDevice]:
 def guest_disk_below(rdev: int) -> str | None:
     """The guest disk that a block device is, is a part of or stands on, as people call it; None if there is none."""
     for each in block_layer.stack(rdev):
-        if os.major(each) == control.LOOP_MAJOR and (device := control.describe(os.minor(each))) and device.tag:
+        if os.major(each) == minors.LOOP_MAJOR and (device := control.describe(os.minor(each))) and device.tag:
             return device.tag.label
     return None

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 
 from reconcilers.errors import DiskError
-from reconcilers.loop import control
+from reconcilers.loop import control, minors
 from reconcilers.loop.control import LoopDevice
 
 STALLED_SECONDS = 0.5
@@ -25,7 +25,7 @@ def bound_devices() -> list[LoopDevice]:
     """
     answers: dict[int, LoopDevice | None] = {}
     waiting = deque[int]()
-    for minor in control.bound_minors():
+    for minor in minors.bound():
         if (earlier := _unanswered.get(minor)) and earlier.is_alive():
             answers[minor] = control.describe_outside(minor)
         else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from reconcilers.loop import control
+from reconcilers.loop import control, minors
 from reconcilers.mounts import unmount_lazily
 from reconcilers.tuning import Aio
 from tests.on_host import FOLDER_PREFIX, storage_daemons
@@ -67,7 +67,7 @@ def workplace() -> Iterator[Path]:
 def loop_nodes(count: int) -> Iterator[None]:
     """Have so many free loop devices, so that nobody is the first to have their nodes made; then take them away."""
     before = _loop_numbers()
-    missing = count - (len(before) - len(control.bound_minors()))
+    missing = count - (len(before) - len(minors.bound()))
     numbers = (number for number in itertools.count() if number not in before)
     with Path("/dev/loop-control").open("rb", buffering=0) as driver:
         try:
@@ -113,7 +113,7 @@ def daemons(folder: Path) -> list[int]:
 
 
 def _devices_over(folder: Path) -> Iterator[control.LoopDevice]:
-    for minor in control.bound_minors():
+    for minor in minors.bound():
         with suppress(OSError):
             backing = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text()
             device = control.describe(minor) if backing.startswith(f"{folder}/") else None

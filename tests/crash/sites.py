@@ -29,8 +29,8 @@ NOT_REACHED = {
     "agent/store.py: self._connection.execute('ROLLBACK')": "only after an error of the file",
     "reconcilers/blktap/storage_daemon.py: os.kill(pid, signal.SIGKILL)": "only if a server does not start",
     "reconcilers/blktap/stillness.py: os.kill(pid, signal.SIGCONT)": "only if a server does not come to a stop",
-    "reconcilers/image_lock.py: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, everything)": "only if somebody else has the image; "
-    "a lock that nobody is handed ends with its agent anyway",
+    "reconcilers/image_lock.py: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, 0, _TO_THE_END))": "only if "
+    "somebody else has the image; a lock that nobody is handed ends with its agent anyway",
     "reconcilers/jail/launcher.py: socket.send_fds(self._connected(), [packet], descriptors)": "the second of the two "
     "is there for a launcher process that was killed",
     "reconcilers/blktap/tap.py: (self.path / 'damage').write_text(words or 'the server does not say how', "
@@ -43,7 +43,7 @@ NOT_REACHED = {
     "reconcilers/mounts.py: _libc.umount2(os.fsencode(path), _MNT_DETACH)": "only where a server that was in no jail "
     "has left its mount; faults/test_left_behind has some",
     "reconcilers/loop/control.py: fcntl.ioctl(device_fd, _LOOP_CLR_FD)": "only if the kernel binds other than asked",
-    "reconcilers/loop/control.py: fcntl.ioctl(control, _LOOP_CTL_ADD, number)": "only if no loop device is free; it "
+    "reconcilers/loop/minors.py: fcntl.ioctl(control_fd, _LOOP_CTL_ADD, number)": "only if no loop device is free; it "
     "makes one that is bound to nothing, which is the kernel's",
 }
 """Effects that no scenario comes by for sure, and why that is right."""

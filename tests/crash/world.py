@@ -19,7 +19,7 @@ from agent.trust.private_key import PrivateKey
 from agent.trust.statement import TrustStatement, encode_chain
 from reconcilers.blktap.nbd.handshake import connect
 from reconcilers.image_lock import lock_image
-from reconcilers.loop import control
+from reconcilers.loop import control, minors
 from reconcilers.loop.note import DeviceNotes
 from reconcilers.spec import DiskKey
 from reconcilers.tag import disk_id
@@ -305,7 +305,7 @@ class CrashBench(Bench):
 
     def _bound(self) -> Iterator[tuple[int, tuple[str, str, frozenset[str]]]]:
         """Loop devices over anything of this bench's, whoever they say they belong to."""
-        for minor in control.bound_minors():
+        for minor in minors.bound():
             with suppress(OSError):
                 backing = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text().strip()
                 if backing.startswith(str(self.folder)) and f"/dev/loop{minor}" != self.host_device:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconcilers.loop import control
+from reconcilers.loop import minors
 from tests.workbench import PATIENCE, Bench, loop_disk, tap_disk
 
 DISKS = 50
@@ -71,7 +71,7 @@ def bound_below(folder: Path) -> set[str]:
 def backing_files() -> dict[str, str]:
     """Every bound loop device of the host with its file."""
     found = dict[str, str]()
-    for minor in control.bound_minors():
+    for minor in minors.bound():
         try:
             backing = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text()
         except OSError:  # somebody took it down meanwhile

@@ -9,7 +9,7 @@ import pytest
 
 from reconcilers import kernel_events
 from reconcilers.kernel_events import KernelEvents, Uevent, block_uevent
-from reconcilers.loop import control
+from reconcilers.loop import control, minors
 from reconcilers.loop.devices import LoopDevices
 from reconcilers.spec import DiskKey
 from reconcilers.tag import Tag, disk_id
@@ -47,7 +47,7 @@ async def test_a_device_that_was_bound_anew_meanwhile_is_lost(tmp_path: Path, mo
         await _until_heard(heard, ours.path)  # and now it rests
         taken_away(ours)
         theirs = stack.enter_context(bound(tmp_path / "other", ours.minor))
-        assert control.is_bound(ours.minor)
+        assert minors.is_bound(ours.minor)
         lost = None
         while lost is None:
             uevent = await asyncio.wait_for(heard.get(), 60)
@@ -59,7 +59,7 @@ async def test_a_device_that_was_bound_anew_meanwhile_is_lost(tmp_path: Path, mo
 def bound(image: Path, minor: int | None = None) -> Iterator[control.LoopDevice]:
     """A loop device over a new file, if need be with this number; taken away at the end, unless it was before."""
     image.write_bytes(bytes(1 << 20))
-    numbers = control.LoopNumbers()
+    numbers = minors.LoopNumbers()
     if minor is None:
         numbers.learn()
     else:

@@ -14,9 +14,10 @@ import pytest
 from reconcilers.actual import FileId, Source, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.exclusive import claim
-from reconcilers.loop import control, scan
-from reconcilers.loop.control import LoopDevice, LoopNumbers
+from reconcilers.loop import control, minors, scan
+from reconcilers.loop.control import LoopDevice
 from reconcilers.loop.devices import LoopDevices
+from reconcilers.loop.minors import LoopNumbers
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
@@ -80,8 +81,8 @@ def test_numbers_that_are_taken_while_they_are_looked_at_hold_nobody_up(
     fds = [image(folder) for _ in range(21)]
     taken = {attach(devices, fd, DiskKey("vm", f"vd{number}")).minor for number, fd in enumerate(fds[1:])}
     with monkeypatch.context() as late:
-        late.setattr(control, "_minors", lambda: taken)
-        late.setattr(control, "is_bound", lambda _minor: False)
+        late.setattr(minors, "_minors", lambda: taken)
+        late.setattr(minors, "is_bound", lambda _minor: False)
         numbers.learn()
         device = control.attach(fds[0], numbers, tag=tag, read_only=False, direct_io=False, block_size=512)
     assert device.minor not in taken
@@ -98,7 +99,7 @@ def test_a_number_that_is_taken_while_they_are_looked_at_is_not_free(monkeypatch
         return False
 
     numbers.learn()
-    monkeypatch.setattr(control, "is_bound", slowly)
+    monkeypatch.setattr(minors, "is_bound", slowly)
     numbers.learn()
     assert taken
     assert not taken & numbers._free

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reconcilers.loop import control
+from reconcilers.loop import control, minors
 from reconcilers.tag import instance_id
 from tests.workbench import domain
 
@@ -126,7 +126,7 @@ class Machine:
     def detach_loops(self) -> None:
         """Take down the loop devices that the machine has made."""
         ours = instance_id(FLEET, self.name, RUNTIME)
-        for minor in control.bound_minors():
+        for minor in minors.bound():
             device = control.describe(minor)
             tagged = device and device.tag and device.tag.instance == ours
             # Over the export of a server that has ended no tag can be read any more.
