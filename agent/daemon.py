@@ -278,20 +278,34 @@ class Daemon:
             self._reporter.show_host()
 
     async def _take(self, messages: Sequence[Message]) -> None:
+        """Take documents in, to the end also where the connection to the broker is lost meanwhile.
+
+        The store's thread goes on in any case, and what it has put on record is no news when it comes again.
+        """
         keyring = self._intake.trust.keyring
+        taking = asyncio.ensure_future(self._take_in(messages))
         try:
-            outcomes = await self._in_store_thread(lambda: self._intake.take(messages))
+            await asyncio.shield(taking)
+        finally:
+            await asyncio.wait((taking,))
+        if self._intake.trust.keyring != keyring:
+            await self._bus.resync()  # documents that came before their keys are judged anew
+
+    async def _take_in(self, messages: Sequence[Message]) -> None:
+        outcomes: list[Outcome] = []
+        try:
+            await self._in_store_thread(lambda: self._intake.take(messages, outcomes))
         except StoreError as error:
             self._reporter.host_condition(ConditionType.STORED, Reason.STORE_FAILED, str(error))
             self._reporter.show_host()
             raise
-        self._reporter.host_condition(ConditionType.STORED, None, "documents are durable before they count")
-        traces = self._traces(messages)
-        for outcome in self._put(outcomes, traces):
-            self._tell(outcome, traces[outcome.scope, outcome.name])
-        self._show_trust()
-        if self._intake.trust.keyring != keyring:
-            await self._bus.resync()  # documents that came before their keys are judged anew
+        else:
+            self._reporter.host_condition(ConditionType.STORED, None, "documents are durable before they count")
+        finally:
+            traces = self._traces(messages)
+            for outcome in self._put(outcomes, traces):
+                self._tell(outcome, traces[outcome.scope, outcome.name])
+            self._show_trust()
 
     def _traces(self, messages: Sequence[Message]) -> dict[tuple[Scope, str], str]:
         """The trace that each document belongs to; of two on one topic, the last one's."""

@@ -117,8 +117,13 @@ class Intake:
                 outcomes.append(Withdrawn(stored.document.guest, stored.document.scope))
         return [*outcomes, *(TurnedAway(rejection) for rejection in self._store.rejections())]
 
-    def take(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Take in messages from desired topics, in order, after trust statements. What is returned is durable.
+    def take(self, messages: Sequence[Message], outcomes: list[Outcome]) -> None:
+        """Take in messages from desired topics, in order, after trust statements.
+
+        Args:
+            messages: As they came.
+            outcomes: Each is added here as soon as it is durable, also where what comes after it is not: when the
+                messages come again it is no news to the store.
 
         Raises:
             StoreError: The store can't be written; the messages count as not received.
@@ -132,7 +137,6 @@ class Intake:
             seen.add(message.topic)
             if isinstance(one, _Candidate) and one.document.signers:
                 signed.add(one.document.guest)
-        outcomes: list[Outcome] = []
         for kind, run in itertools.groupby(read, key=type):
             items = list(run)
             if kind is _Candidate:
@@ -147,7 +151,6 @@ class Intake:
                 gone = [item for item in items if isinstance(item, Withdrawn)]
                 self._store.withdraw([(item.scope, item.name) for item in gone])
                 outcomes += gone
-        return outcomes
 
     def _documents(self, messages: Sequence[Message]) -> Iterator[Message]:
         """The messages that are not about trust, once those that are have been followed."""

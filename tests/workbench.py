@@ -194,6 +194,10 @@ class Bench:
                 raise AssertionError(f"it never came true\n{words}")
             time.sleep(0.005)
 
+    def waits_in(self, function: str) -> bool:
+        """Whether one of the agent's threads waits in that function of the kernel (proc_pid_wchan(5))."""
+        return any(task.read_text() == function for task in Path(f"/proc/{self.pid}/task").glob("*/wchan"))
+
     def _threads(self) -> str:
         """What the agent's threads wait for in the kernel: a disk that is slow to sync, for example."""
         told = list[str]()

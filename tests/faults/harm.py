@@ -37,6 +37,30 @@ def small_disk(folder: Path, *options: str) -> Iterator[Path]:
         unmount_lazily(folder)
 
 
+@contextmanager
+def disk_that_can_be_frozen(folder: Path) -> Iterator[Path]:
+    """An ext4 on a folder, which is empty at first."""
+    with tempfile.NamedTemporaryFile(prefix="tapster-below-") as below:
+        below.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", below.name], check=True)
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-o", "loop", below.name, str(folder)], check=True)
+        try:
+            yield folder
+        finally:
+            unmount_lazily(folder)
+
+
+@contextmanager
+def frozen(folder: Path) -> Iterator[None]:
+    """Whoever writes to the file system of a folder waits until the end of the block (ioctl_fifreeze(2))."""
+    subprocess.run(["fsfreeze", "--freeze", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", str(folder)], check=True)
+
+
 def fill(folder: Path) -> Path:
     """Leave neither a block nor an inode in the file system of a folder; what takes the room is in the one returned."""
     ballast = folder / "ballast"

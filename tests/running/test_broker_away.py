@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker import Broker, running_broker
+from tests.faults.harm import disk_that_can_be_frozen, frozen
 from tests.workbench import Bench, domain, loop_disk, tap_disk
 from tests.workbench import bench as running_bench
 
@@ -143,6 +144,28 @@ def test_the_agent_stops_at_once_without_a_broker_and_the_next_one_tells_of_it(o
     host.until(lambda: len(host.events("tapster.host")) >= 3)
     told = [event["type"] for event in host.events("tapster.host")]
     assert told[:3] == ["tapster.host.stopping", "tapster.host.started", "tapster.host.synced"]
+
+
+def test_what_the_store_takes_while_the_broker_goes_comes_into_force(own: tuple[Bench, Broker]) -> None:
+    host, broker = own
+    host.stop()
+    shutil.rmtree(state := host.folder / "state")
+    with disk_that_can_be_frozen(state):
+        host.start()
+        host.push_disks("vm1", loop_disk("vda", host.image("a.img")))
+        host.until_guest("vm1", "Up")
+        broker.save()
+        with frozen(state):
+            host.push_disks("vm2", loop_disk("vda", host.image("b.img")))
+            host.until(lambda: host.waits_in("percpu_rwsem_wait"))  # as who writes to a frozen file system does
+            broker.save()
+            broker.stop(signal.SIGKILL)
+            [device] = host.loops()
+            subprocess.run(["losetup", "-d", device.path], check=True)  # to be told, so that the loss is noticed
+            host.until(lambda: [one.diskseq for one in host.loops()] not in ([], [device.diskseq]))
+        broker.start()
+        host.until_guest("vm2", "Up")
+        host.stop()
 
 
 def spooled(host: Bench) -> list[str]:

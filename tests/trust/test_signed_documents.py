@@ -61,7 +61,8 @@ class Host:
 
     def take(self, *documents: tuple[str, Envelope | bytes]) -> list[Outcome]:
         payloads = [(topic, one.encode() if isinstance(one, Envelope) else one) for topic, one in documents]
-        outcomes = self.intake.take([Message(topic, payload) for topic, payload in payloads])
+        outcomes: list[Outcome] = []
+        self.intake.take([Message(topic, payload) for topic, payload in payloads], outcomes)
         self.put(outcomes)
         return outcomes
 
