@@ -10,10 +10,10 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import aiomqtt
 from aiomqtt.types import PahoSocket
@@ -51,6 +51,9 @@ SESSION_TAKEN_OVER = 0x8E
 
 _quiet = logging.getLogger("agent.bus.client")
 _quiet.setLevel(logging.CRITICAL)  # what the library logs comes back as an exception, and is reported with its remedy
+
+
+T = TypeVar("T")
 
 
 class DeniedError(Exception):
@@ -242,12 +245,32 @@ class Connection(aiomqtt.Client):
     async def follow_granted(self, filters: Sequence[str]) -> dict[str, DeniedError]:
         """As `follow`, in one request; returns which filters were refused, and follows the others."""
         options = SubscribeOptions(qos=1)
-        verdicts = await self.subscribe([(name, options) for name in filters], timeout=float("inf"))
+        wanted = [(name, options) for name in filters]
+        verdicts = await self._answered(self.subscribe(wanted, timeout=float("inf")))
         return {
             name: DeniedError(f"the broker refused the subscription to {name}: {verdict}; check its access list")
             for name, verdict in zip(filters, verdicts, strict=True)
             if isinstance(verdict, ReasonCode) and verdict.is_failure
         }
+
+    async def leave(self, name: str) -> None:
+        """Unsubscribe from a filter.
+
+        Raises:
+            aiomqtt.MqttError: The connection has ended.
+        """
+        await self._answered(self.unsubscribe(name, timeout=float("inf")))
+
+    async def _answered(self, request: Coroutine[Any, Any, T]) -> T:
+        """What the broker answers. aiomqtt goes on waiting for that when the connection has ended."""
+        asking = asyncio.ensure_future(request)
+        try:
+            await asyncio.wait((asking, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise self._disconnected.exception() or aiomqtt.MqttError("the connection was closed")
+            return asking.result()
+        finally:
+            asking.cancel()
 
     async def _misc_loop(self) -> None:
         """Send pings, and notice when they get no answer. aiomqtt looks each second."""

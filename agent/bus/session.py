@@ -254,8 +254,7 @@ class BusSession:
     async def _ask(self, connection: Connection) -> None:
         """Subscribe, and send the nonce that comes back behind everything retained."""
         self._nonce = secrets.token_hex(8).encode()
-        for name, error in (await connection.follow_granted(self._filters)).items():
-            self._denials.note(name, error)
+        self._denials.note_filters(await connection.follow_granted(self._filters))
         await self._send_nonce(connection)
 
     async def _send_nonce(self, connection: Connection) -> None:
@@ -312,7 +311,7 @@ class BusSession:
                     await self._yield_to_another(connection, message.payload)
             case DesiredTopic(Scope("group", group)):
                 log.info("left a group that older settings had joined", group=group)
-                await connection.unsubscribe(self._topics.group_filter(group), timeout=float("inf"))
+                await connection.leave(self._topics.group_filter(group))
             case _:
                 log.warning("ignored a message that is not for this host", topic=message.topic)
 

@@ -1,6 +1,7 @@
 """A connection by itself, with a real broker at the other end."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
@@ -23,6 +24,21 @@ async def test_a_publish_whose_verdict_never_comes_ends_with_the_connection() ->
             asyncio.get_running_loop().call_later(0.2, broker.signal, SIGKILL)
             with pytest.raises(aiomqtt.MqttError):
                 await connection.deliver("a/topic", b"a payload")
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda one: one.follow(["a/#"]), lambda one: one.leave("a/#")], ids=["follow", "leave"]
+)
+async def test_an_answer_that_never_comes_ends_with_the_connection(
+    ask: Callable[[Connection], Coroutine[Any, Any, None]],
+) -> None:
+    with running_broker() as broker:
+        async with Connection(BrokerSettings(port=broker.port), client="c", user="c") as connection:
+            broker.signal(SIGSTOP)
+            asyncio.get_running_loop().call_later(0.2, broker.signal, SIGKILL)
+            async with asyncio.timeout(60):
+                with pytest.raises(aiomqtt.MqttError):
+                    await ask(connection)
 
 
 async def test_what_the_socket_does_not_take_is_sent_when_it_takes_more() -> None:
