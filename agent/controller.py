@@ -202,31 +202,54 @@ class Controller:
         self._slots.release()
 
     async def _reconcile(self, work: Work) -> None:
-        key, occasion, began = work.key, work.occasion, time.monotonic()
+        key, began = work.key, time.monotonic()
         # Of this task alone, so that nobody has to take them back.
         structlog.contextvars.bind_contextvars(guest=key.guest, target=key.target, step="observe")
+        report = await self._outcome(work)
+        if not await self._told(work, report._replace(began=began)):
+            failure = DiskError(Reason.INTERNAL_ERROR, "how the disk is can't be told; the agent's log says why")
+            await self._told(work, of_failure(failure, report.attached)._replace(began=began))
+
+    async def _outcome(self, work: Work) -> Report:
+        key = work.key
         try:
-            report = await self._converge(work)
+            return await self._converge(work)
         except DiskError as error:
-            report = of_failure(error, await self._attached(key))
+            return of_failure(error, await self._attached(key))
         except OSError as error:  # what nobody foresaw is mostly a host that lacks something: room, descriptors
             log.warning("the host refused", exc_info=True)
             failure = DiskError(Reason.KERNEL_ERROR, f"{error} (errno {error.errno})")
-            report = of_failure(failure, await self._attached(key))
+            return of_failure(failure, await self._attached(key))
         except Exception as error:
             log.exception("a defect in the agent; the disk stays as it is")
             failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            report = of_failure(failure, await self._attached(key))
-        if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
-            await self._host.tell_of_release(key, report.attached.device_path, report.holders)
+            return of_failure(failure, await self._attached(key))
+
+    async def _told(self, work: Work, report: Report) -> bool:
+        """Whether a report could be told. What is wrong with one must not end the work on other disks."""
+        key, occasion = work.key, work.occasion
+        try:
+            await self._listen_for_mending(key, report)
+            took = time.monotonic() - occasion.at
+            report = report._replace(cause=occasion.cause, duration_s=took, trace_id=occasion.trace_id)
+            report = self._outages.told_in(report, key)
+            self._report(key, self._scheduled(key, report))
+            if report.outage_is_news:
+                await self._outages.keep(key)
+        except Exception:
+            log.exception("a defect in the agent; the disk stays as it is")
+            return False
+        return True
+
+    async def _listen_for_mending(self, key: DiskKey, report: Report) -> None:
+        """Have the host tell when what keeps the disk from being as desired may be over."""
         if report.phase is Phase.REFUSED and not report.reason.transient:
             self._host.tell_of_writer(key)
-        took = time.monotonic() - occasion.at
-        report = report._replace(cause=occasion.cause, duration_s=took, began=began, trace_id=occasion.trace_id)
-        report = self._outages.told_in(report, key)
-        self._report(key, self._scheduled(key, report))
-        if report.outage_is_news:
-            await self._outages.keep(key)
+        if report.reason is Reason.DEVICE_IN_USE and report.attached and report.attached.device_path:
+            try:
+                await self._host.tell_of_release(key, report.attached.device_path, report.holders)
+            except OSError as error:  # no descriptors left, for example
+                log.warning("it will not be told when the disk is let go, only seen later", why=str(error))
 
     async def _converge(self, work: Work) -> Report:
         key = work.key

@@ -110,3 +110,20 @@ async def test_a_step_that_hangs_is_told_of_and_holds_up_no_other(folder: Path) 
         await disks.until(Phase.UP, of=QUICK)
         disks.host.gate.set()
         await disks.until(Phase.UP)
+
+
+async def test_a_report_that_cannot_be_told_is_of_its_disk_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disks = Disks(folder, step_timeout=60)
+
+    def report(key: DiskKey, report: Report) -> None:
+        if key == SLOW and report.reason is not Reason.INTERNAL_ERROR:
+            raise ValueError("a word that no JSON can hold")
+        disks.reports.append((key, report))
+
+    monkeypatch.setattr(disks.controller, "_report", report)
+    disks.host.gate.set()
+    async with working(disks):
+        disks.controller.enqueue([SLOW, QUICK], Cause.DOCUMENT)
+        await disks.until(Phase.FAILED)
+        await disks.until(Phase.UP, QUICK)
+    assert "log" in disks.last(SLOW).message
