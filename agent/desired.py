@@ -6,6 +6,7 @@ order of the settings, then `all`. Nothing here is deleted by silence: a disk is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import NamedTuple
 
 from agent.bus.topics import EVERY_HOST, Scope
@@ -103,8 +104,12 @@ class DesiredWorld:
         return True
 
     def names(self) -> set[str]:
-        """Every guest that any document or rejection is about."""
-        return {name for name, scopes in (self._guests | self._rejections).items() if scopes} | self._guests.keys()
+        """Every guest that a document or a rejection is about."""
+        return {name for name in self.on_record() if self.guest(name) or self.rejection(name)}
+
+    def on_record(self) -> set[str]:
+        """As `names`, with those that only groups that the host has left know of: of them nothing counts any more."""
+        return self._guests.keys() | self._rejections.keys()
 
     def guest(self, name: str) -> GuestInForce | None:
         """The document that counts for a guest; a withdrawn one only if there is no other.
@@ -132,8 +137,19 @@ class DesiredWorld:
         return next(standing, ranked[0] if ranked else None)
 
     def rejection(self, name: str) -> Rejection | None:
-        """The latest attempt that was turned away."""
-        return max(self._rejections.get(name, {}).values(), key=lambda one: one.at, default=None)
+        """The latest attempt that was turned away, of those that could have counted."""
+        known = self._rejections.get(name, {})
+        return max((known[scope] for scope in self._open_to(name) if scope in known), key=_at, default=None)
+
+    def _open_to(self, name: str) -> Sequence[Scope]:
+        """Where a document could come to count for a guest.
+
+        Neither in a group that the host has left, nor in a scope that gives way to the one whose document counts.
+        """
+        guest = self.guest(name)
+        if guest is None or guest.withdrawn:
+            return self._scopes
+        return self._scopes[: self._scopes.index(guest.document.scope) + 1]
 
     def disks(self, name: str) -> tuple[DiskDefinition, ...]:
         """The disks of the guest's definition, in document order; none for an absent guest."""
@@ -183,6 +199,10 @@ def _named(definition: GuestDefinition) -> dict[str, Desired]:
         for target, findings in refused.items()
     }
     return {**hands_off, **{disk.spec.key.target: disk.spec for disk in definition.disks if disk.spec}}
+
+
+def _at(rejection: Rejection) -> datetime:
+    return rejection.at
 
 
 def _sentence(finding: Finding) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 from agent.bus.topics import Topics
 from agent.desired import DesiredWorld
 from agent.document import DesiredDocument
-from agent.events import Cause, DiskOutage, DiskPhaseChange, EventSource, EventType, PhaseChange
+from agent.events import Cause, DiskOutage, DiskPhaseChange, EventSource, EventType, HostChange, PhaseChange
 from agent.guest_status import WORST_FIRST, Shown, condition, guest_status
 from agent.report import Report
 from agent.status import Capabilities, Condition, ConditionType, GuestStatus, HostStatus, Phase, Status, now
@@ -151,10 +151,10 @@ class Reporter:
         return under_way or any(disk.target and disk.target not in shown for disk in self._world.disks(guest))
 
     def show_all(self) -> None:
-        """Publish everything anew, for a broker that may have forgotten it."""
+        """Publish everything anew, for a broker that may have forgotten it, and that what is over is over."""
         self._told.clear()
         self._host_told = None
-        for guest in self._world.names() | self._disks.keys():
+        for guest in self._world.on_record() | self._disks.keys():
             self.refresh(guest)
         self._refresh_host()  # also of a host without guests
 
@@ -191,11 +191,13 @@ class Reporter:
         self._last_sync = at
 
     def host_condition(self, kind: ConditionType, reason: Reason | None, message: str) -> None:
-        """Note something about the host as a whole; no reason means that all is well."""
+        """Note something about the host as a whole, and tell of it if it is news; no reason means that all is well."""
         before = self._host_conditions.get(kind)
-        self._host_conditions[kind] = condition(
-            kind, reason is None, reason or Reason.AS_DESIRED, message, before=before
-        )
+        after = condition(kind, reason is None, reason or Reason.AS_DESIRED, message, before=before)
+        self._host_conditions[kind] = after
+        if after.reason is not (before.reason if before else Reason.AS_DESIRED):
+            change = HostChange(message=message, condition=after)
+            self.tell(EventType.HOST_CONDITION, self._topics.host, change)
 
     def guest_status(self, guest: str) -> GuestStatus:
         """The status of one guest as it would be published now."""

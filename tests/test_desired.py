@@ -5,9 +5,10 @@ from typing import Literal
 import pytest
 
 from agent.bus.topics import Scope
-from agent.definition import parse_domain
+from agent.definition import Finding, parse_domain
 from agent.desired import Desired, DesiredWorld, Gone, GuestInForce, HandsOff
 from agent.document import DesiredDocument
+from agent.rejection import Rejection
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, DiskSpec
 
@@ -94,3 +95,30 @@ def test_a_document_that_this_version_cannot_read_leaves_all_as_it_is() -> None:
     told = finding.disks[0].refused
     here.put(GuestInForce(document=guest("").document, definition=None, unreadable=told))
     assert reason(of(here, "vda")) is Reason.INVALID_SOURCE
+
+
+def turned_away(name: str, scope: Scope) -> Rejection:
+    return Rejection.of(b"<domain", (Finding(Reason.MALFORMED_XML, "no end", "", 1),), scope=scope, guest=name)
+
+
+def test_what_stands_in_a_group_that_the_host_has_left_does_not_count() -> None:
+    here, left = world(), Scope("group", "left")
+    for name, scope in (("vm1", left), ("vm2", left), ("vm3", GROUP)):
+        here.reject(turned_away(name, scope))
+    here.put(guest(GOOD.format("vda")))
+    assert here.rejection("vm1") is None
+    assert here.names() == {"vm1", "vm3"}
+    assert here.on_record() == {"vm1", "vm2", "vm3"}
+
+
+def test_what_was_turned_away_where_it_would_have_given_way_does_not_count() -> None:
+    here = world()
+    here.reject(turned_away("vm1", GROUP))
+    assert here.rejection("vm1")
+    here.put(guest(GOOD.format("vda"), scope=GROUP))
+    here.reject(turned_away("vm1", GROUP))
+    assert here.rejection("vm1")
+    here.put(guest(GOOD.format("vda")))
+    assert here.rejection("vm1") is None
+    here.withdraw("vm1", HOST)
+    assert here.rejection("vm1")

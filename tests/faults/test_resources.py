@@ -48,6 +48,12 @@ def until_failed(bench: Bench, guest: str, words: str) -> None:
     assert "InternalError" not in reasons
 
 
+def told_of(kind: str, bench: Bench) -> list[str]:
+    """The answers of a condition of the host, as events have told of them."""
+    changes = [event["data"]["condition"] for event in bench.events("tapster.host.condition")]
+    return [change["reason"] for change in changes if change["type"] == kind]
+
+
 def test_without_a_free_descriptor_disks_say_so_and_come_up_when_there_are_some(bench: Bench) -> None:
     bench.push_disks("vm1", *two_disks(bench, "a"))
     bench.until_guest("vm1", "Up")
@@ -103,6 +109,7 @@ def test_a_full_state_folder_is_told_and_no_document_is_lost(bench: Bench) -> No
         free(ballast)
         bench.until_guest("vm2", "Up")
         bench.until(lambda: host_condition(bench, "Stored").get("status") == "True")
+        bench.until(lambda: told_of("Stored", bench) == ["StoreFailed", "AsDesired"])
         bench.restart()
         bench.until_guest("vm2", "Up")
         assert identities(bench, "vm1") == before
