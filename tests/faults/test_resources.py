@@ -109,7 +109,9 @@ def test_a_full_state_folder_is_told_and_no_document_is_lost(bench: Bench) -> No
         free(ballast)
         bench.until_guest("vm2", "Up")
         bench.until(lambda: host_condition(bench, "Stored").get("status") == "True")
-        bench.until(lambda: told_of("Stored", bench) == ["StoreFailed", "AsDesired"])
+        # Documents that are on record come again with each attempt, and nothing fails at that.
+        bench.until(lambda: told_of("Stored", bench)[-1:] == ["AsDesired"])
+        assert told_of("Stored", bench)[0] == "StoreFailed"
         bench.restart()
         bench.until_guest("vm2", "Up")
         assert identities(bench, "vm1") == before
