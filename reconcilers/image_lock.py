@@ -11,6 +11,7 @@ Both sides lock first and look afterwards, so of two that come at once at least 
 import errno
 import fcntl
 import os
+import signal
 import struct
 
 from reconcilers.errors import DiskError
@@ -79,8 +80,12 @@ def sole_opener(fd: int) -> bool:
     A write lease is granted only if the lessee's is the only open file on the inode (fs/locks.c,
     `check_conflicting_open`), loop devices included; it is given back at once. False where the file system has
     no leases: then the caller must look for itself.
+
+    Whoever opens the file in between has the kernel send the lessee a signal. That is SIGIO, which kills, unless it was
+    set before the lease to another (fcntl(2), F_SETSIG): SIGURG, which is ignored. With the lease the setting goes too.
     """
     try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError:
         return False

@@ -5,9 +5,10 @@ The path is resolved one single time, below a pool; every later step uses the de
 
 import errno
 import os
+import select
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from typing import TypeVar
 from reconcilers import block_layer
 from reconcilers.actual import SECTOR, Fault, FileId, Source, SourceKind
 from reconcilers.errors import DiskError
+from reconcilers.holders import GLANCE_SECONDS
 from reconcilers.loop.devices import guest_disk_below
 from reconcilers.pools import DEVICES, Pools, open_below, outside
 from reconcilers.reason import Reason
@@ -136,18 +138,31 @@ def opened(pin: Pin, *, writable: bool) -> Iterator[OpenSource]:
     """Open a pinned source for data, for the length of the block.
 
     Raises:
-        DiskError: ReadOnlySource where a writable disk was asked for and can't be had, PermissionDenied, ImageMissing.
+        DiskError: ReadOnlySource where a writable disk was asked for and can't be had, PermissionDenied, ImageMissing,
+            SourceInUse where somebody has a lease on it.
     """
     # O_NONBLOCK: a device that waits for a medium, or a file with a lease (fcntl(2)), must not hang us.
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        fd = os.open(f"/proc/self/fd/{pin.fd}", flags)
+        fd = _open_past_leases(f"/proc/self/fd/{pin.fd}", flags)
     except OSError as error:
         raise _opening_failed(pin.path, error, writable=writable) from error
     try:
         yield OpenSource(pin.path, fd, pin.source)
     finally:
         os.close(fd)
+
+
+def _open_past_leases(path: str, flags: int) -> int:
+    """Open a file once who has a lease on it lets go: the agent's other threads have one for a moment (image_lock).
+
+    The first attempt has the kernel tell the lessee.
+    """
+    for pause in GLANCE_SECONDS:
+        with suppress(BlockingIOError):
+            return os.open(path, flags)
+        select.select((), (), (), pause)
+    return os.open(path, flags)
 
 
 def _source(path: str, fd: int, base: Path, pools: Pools) -> Source:
@@ -208,6 +223,12 @@ def _with_bytes(path: str, source: Source) -> Source:
 def _opening_failed(path: str, error: OSError, *, writable: bool) -> DiskError:
     if error.errno in _MISSING:
         return DiskError(Reason.IMAGE_MISSING, f"source {path}: {error.strerror}; create the image or mend the path")
+    if error.errno == errno.EWOULDBLOCK:
+        return DiskError(
+            Reason.SOURCE_IN_USE,
+            f"source {path} is leased to a program that does not let it go (fcntl(2), F_SETLEASE), as file servers do; "
+            "have that close it, or stop it",
+        )
     if error.errno == errno.ENXIO:
         return DiskError(Reason.IMAGE_MISSING, f"source {path} is a node without a device behind it")
     if writable and error.errno in {errno.EROFS, errno.EPERM, errno.ETXTBSY}:

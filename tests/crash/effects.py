@@ -68,7 +68,8 @@ _IOCTLS = {
 # Status and sizes of loop devices, terminals, FIONBIO, FIOCLEX, FIONCLEX, FIONREAD.
 _HARMLESS_IOCTLS = {0x4C05, 0x4C82, 0x80081272, 0x1268, 0x80081280, 0x5401, 0x5413, 0x5421, 0x5451, 0x5450, 0x541B}
 _FCNTLS = {37: "F_OFD_SETLK", 38: "F_OFD_SETLKW", 1024: "F_SETLEASE"}
-_HARMLESS_FCNTLS = {0, 1, 2, 3, 4, 5, 6, 7, 36, 1025, 1030, 1032}  # F_DUPFD … F_SETLKW, of SQLite, which die with us
+# F_DUPFD … F_SETLKW, of SQLite, which die with us; F_SETSIG, which is for whoever set it.
+_HARMLESS_FCNTLS = {0, 1, 2, 3, 4, 5, 6, 7, 10, 36, 1025, 1030, 1032}
 _CLONE_THREAD = 0x10000
 _PUBACK = 0x40
 _LENGTH_SHIFT_MAX = 21

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,3 +113,22 @@ def test_sole_opener(image: Path) -> None:
         writer.kill()
         writer.wait()
         os.close(reader)
+
+
+def test_whoever_opens_the_image_meanwhile_does_not_end_who_asks(image: Path) -> None:
+    """An open breaks the lease that is taken to find out, and of that the kernel sends a signal."""
+    asking = "for _ in range(20_000): sole_opener(fd)"
+    opens = f"import os; from reconcilers.image_lock import sole_opener; fd = os.open({str(image)!r}, os.O_RDWR)"
+    asker = subprocess.Popen([sys.executable, "-c", f"{opens}\n{asking}"])
+    while asker.poll() is None:
+        with opened(image):
+            pass
+    assert asker.returncode == 0
+
+
+def test_asking_leaves_nothing_with_the_open_file(image: Path) -> None:
+    """Whoever it is handed to has neither a lease nor us as who is sent signals."""
+    with opened(image) as one:
+        assert sole_opener(one)
+        left = [fcntl.fcntl(one, what) for what in (fcntl.F_GETLEASE, fcntl.F_GETSIG, fcntl.F_GETOWN)]
+        assert left == [fcntl.F_UNLCK, 0, 0]
