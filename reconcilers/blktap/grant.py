@@ -13,6 +13,7 @@ from reconcilers.spec import Backend, DiskSpec, Format
 from reconcilers.tuning import Aio, Cache, Tuning
 
 _IO_URING_SETUP = 425  # the same on every architecture (asm-generic/unistd.h)
+_FAR = (1 << 40, 1 << 30)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,13 +53,20 @@ def _opens_direct(fd: int) -> bool:
 
 
 def _punches_holes(image: OpenSource) -> bool:
-    """Punch behind the end, where nothing is: only whether the file system knows how is of interest."""
-    end = image.source.size_bytes
-    try:
-        fallocate(image.fd, KEEP_SIZE | PUNCH_HOLE, (end | 0xFFFF) + 1, 4096)
-    except OSError:
-        return False
-    return True
+    """Punch far behind the end, where nothing is: only whether the file system knows how is of interest.
+
+    The end is asked for anew, and far is further than anybody appends meanwhile: a hole in what they wrote is zeroes.
+    """
+    end = image.as_it_is_now().source.size_bytes
+    for far in _FAR:
+        try:
+            fallocate(image.fd, KEEP_SIZE | PUNCH_HOLE, (end | 0xFFFF) + 1 + far, 4096)
+        except OSError as error:
+            if error.errno == errno.EFBIG:  # no file can be so long; ext4's end at 16 TiB
+                continue
+            return False
+        return True
+    return False
 
 
 def has_io_uring() -> bool:
