@@ -18,7 +18,7 @@ from reconcilers.loop.scan import bound_devices
 from reconcilers.mounts import is_mount_point
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource
-from reconcilers.spec import DiskSpec
+from reconcilers.spec import WRITABLE_BY_MANY, DiskSpec
 
 
 def claim(image: OpenSource, spec: DiskSpec) -> None:
@@ -27,8 +27,15 @@ def claim(image: OpenSource, spec: DiskSpec) -> None:
     The lock is on the image's open file: it lives as long as whoever that file is handed to.
 
     Raises:
-        DiskError: SourceInUse, naming the holder.
+        DiskError: SourceInUse, naming the holder; UnsupportedFeature if there could be a second writer to a format
+            that bears only one.
     """
+    if spec.shareable and not spec.read_only and spec.format not in WRITABLE_BY_MANY:
+        raise DiskError(
+            Reason.UNSUPPORTED_FEATURE,
+            f"source {image.path} is a {spec.format} image, and two who write to one destroy it; say <readonly/>, take "
+            "out <shareable/>, or convert it to raw (qemu-img convert)",
+        )
     if who := _locked_out_by(image, spec):
         raise _in_use(image, who)
     if image.source.kind is SourceKind.FILE and not sole_opener(image.fd):

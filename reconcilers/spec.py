@@ -46,6 +46,9 @@ class Format(StrEnum):
 LAYERED = frozenset({Format.QCOW, Format.QCOW2, Format.QED})
 """Formats of which an image can stand on another one here."""
 
+WRITABLE_BY_MANY = frozenset({Format.RAW, Format.AIO})
+"""Formats that bear several writers: the others have metadata, of which each writer would have a state of its own."""
+
 
 class Device(StrEnum):
     """How the guest sees the disk (libvirt's `device` attribute)."""

@@ -84,7 +84,7 @@ _ROWS = (
     ),
     _honoured("target/@dev", "names the disk and its stable path"),
     _honoured("readonly", "no write reaches the source"),
-    _honoured("shareable", "other guests that say so too may use the source"),
+    _honoured("shareable", "other guests that say so too may use the source; raw, where it is writable"),
     _honoured("blockio/@logical_block_size", "bytes per sector: 512, 1024, 2048 or 4096"),
     _unhonoured("blockio/@physical_block_size", "the backend reports its own"),
     _unhonoured("blockio/@discard_granularity", "the backend reports its own"),

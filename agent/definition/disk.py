@@ -23,6 +23,7 @@ from reconcilers.reason import Reason
 from reconcilers.spec import (
     LAYERED,
     TARGET_NAME,
+    WRITABLE_BY_MANY,
     Backend,
     Device,
     DiskKey,
@@ -80,6 +81,14 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
         )
     chain = _chain(text, image)
     read_only = text.read_only or device is Device.CDROM
+    if text.shareable and not read_only and image and image not in WRITABLE_BY_MANY:
+        text.refuse(
+            Reason.UNSUPPORTED_FEATURE,
+            text.shareable,
+            f"only raw images can be shareable and writable: of a {image} image each guest's server would write "
+            "metadata of its own, which destroys it; make the disk read-only or not shareable, or convert the image "
+            "(qemu-img convert)",
+        )
     details = _details(text)
     spec = None
     if target is not None and not text.findings:
@@ -90,7 +99,7 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
             backend=backend,
             format=image,
             read_only=read_only,
-            shareable=text.shareable,
+            shareable=text.shareable is not None,
             logical_block_size=details.logical_block_size,
             slice_offset=details.slice_offset,
             slice_size=details.slice_size,
@@ -107,7 +116,7 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
         backend=backend,
         format=image,
         read_only=read_only,
-        shareable=text.shareable,
+        shareable=text.shareable is not None,
         honoured=tuple(text.names[Handling.HONOURED]),
         passed=tuple(text.names[Handling.PASSED]),
         unhonoured=tuple(text.names[Handling.UNHONOURED]),

@@ -134,7 +134,8 @@ def _disk_text(disk: "etree._Element", position: int, max_layers: int) -> DiskTe
     text.type = said.get("@type")
     text.device = said.get("@device")
     text.read_only = "readonly" in first
-    text.shareable = "shareable" in first
+    if "shareable" in first:
+        text.shareable = Claim("", f"{base}/shareable", line_of(first["shareable"]))
     text.target = said.get("target/@dev")
     text.logical_block_size = said.get("blockio/@logical_block_size")
     _read_drivers(text, said)

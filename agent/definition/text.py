@@ -58,7 +58,7 @@ class DiskText:
     slice_size: Claim | None = None
     layers: list[LayerText] = field(default_factory=list)
     read_only: bool = False
-    shareable: bool = False
+    shareable: Claim | None = None
     bare_is_device: bool = False
     names: dict[Handling, list[str]] = field(default_factory=lambda: {handling: [] for handling in _HANDLINGS})
     unknown: list[str] = field(default_factory=list)

@@ -125,7 +125,7 @@ def _take_access(text: DiskText, name: str, claim: Claim) -> None:
         return
     text.names[Handling.HONOURED].append(name)
     text.read_only = claim.text in _READ_ONLY
-    text.shareable = claim.text.endswith("!")
+    text.shareable = claim if claim.text.endswith("!") else None
 
 
 def _take_device(text: DiskText, name: str, claim: Claim) -> None:

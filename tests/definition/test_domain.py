@@ -137,6 +137,18 @@ def test_a_source_that_is_more_than_a_path_is_refused(source: str) -> None:
     assert reasons(disk(f"<disk>{source}<target dev='vda'/></disk>")) == ["UnsupportedFeature"]
 
 
+@pytest.mark.parametrize("form", ["qcow", "qcow2", "qed", "vdi", "vpc", "vhdx", "vmdk"])
+def test_only_a_raw_image_is_shareable_and_writable(form: str) -> None:
+    xml = "<disk><driver name='qemu' type='{}'/><source file='/a'/><target dev='vda'/>\n<shareable/>{}</disk>"
+    found = disk(xml.format(form, ""))
+    assert reasons(found) == ["UnsupportedFeature"]
+    assert (found.refused[0].path, found.refused[0].line) == ("/domain/devices/disk[1]/shareable", 3)
+    assert (found.shareable, found.spec) == (True, None)
+    assert reasons(disk(xml.format(form, "<readonly/>"))) == []
+    for raw in ("raw", "aio"):
+        assert reasons(disk(xml.format(raw, ""))) == []
+
+
 @pytest.mark.parametrize("inner", ["<backingStore/>", "<backenddomain name='dom0'/>", "<script path='/x/block'/>"])
 def test_what_changes_nothing_is_not_refused(inner: str) -> None:
     found = disk(f"<disk><source file='/a'/><target dev='vda'/>{inner}</disk>")

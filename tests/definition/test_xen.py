@@ -69,6 +69,7 @@ def test_disk_string(string: str, expected: tuple[str | None, ...]) -> None:
         ("tap:aio:/i/a,xvda,w,storage", "UnsupportedFeature"),
         ("vdev=xvda,script=block-iscsi,target=/i/a", "UnsupportedFeature"),
         ("vdev=xvda,colo,target=/i/a", "UnsupportedFeature"),
+        ("/i/a,qcow2,xvda,w!", "UnsupportedFeature"),
         ("file:/i/a,xvda,x", "InvalidValue"),
         ("vdev=xvda,vdev=xvdb,target=/i/a", "InvalidValue"),
         ("file:/i/a,hda:tape,w", "InvalidValue"),
@@ -198,7 +199,7 @@ def test_a_domain_as_xend_kept_it() -> None:
     assert guest.disks[1].device == "cdrom"
     assert guest.disks[1].passed == ("driver", "uuid")
     assert (guest.disks[2].shareable, guest.disks[2].unknown) == (True, ("sparkle",))
-    assert [reasons(disk) for disk in guest.disks] == [[], [], [], ["UnsupportedFeature"]]
+    assert [reasons(disk) for disk in guest.disks] == [[], [], ["UnsupportedFeature"], ["UnsupportedFeature"]]
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def locked(image: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def claim(image: Path) -> None:
-    spec = DiskSpec(key=DiskKey("vm1", "vda"), source=str(image), backend=Backend.LOOP, format=Format.RAW)
+def claim(image: Path, backend: Backend = Backend.LOOP, fmt: Format = Format.RAW, *, shareable: bool = False) -> None:
+    spec = DiskSpec(key=DiskKey("vm1", "vda"), source=str(image), backend=backend, format=fmt, shareable=shareable)
     with pinned(str(image), Pools(folders=(image.parent,))) as pin, opened(pin, writable=True) as source:
         exclusive.claim(source, spec)
 
@@ -58,3 +58,12 @@ def test_a_lock_that_goes_while_its_holder_is_looked_for_was_nobody_s(
         monkeypatch.setattr(exclusive, "holders_of_file", look_and_let_go)
         claim(image)
         assert file.closed
+
+
+@pytest.mark.parametrize("fmt", sorted(set(Format) - {Format.RAW, Format.AIO}))
+def test_nobody_shares_an_image_whose_format_bears_one_writer_only(image: Path, fmt: Format) -> None:
+    with pytest.raises(DiskError, match="two who write to one destroy it") as refused:
+        claim(image, Backend.BLKTAP, fmt, shareable=True)
+    assert refused.value.reason is Reason.UNSUPPORTED_FEATURE
+    claim(image, Backend.BLKTAP, fmt)
+    claim(image, Backend.BLKTAP, Format.AIO, shareable=True)
