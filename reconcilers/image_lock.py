@@ -20,6 +20,15 @@ from reconcilers.reason import Reason
 _USES = 100
 _DENIES = 200
 _READ, _WRITE, _RESIZE = 0, 1, 3
+# No permission of QEMU's, which are bits of 64, so QEMU does not look there. Byte 100 alone does not tell a reader that
+# may be kept from the image from a backup that is welcome to read it (qemu-img convert, and anything with -U).
+_WRITE_UNSHARED = 64
+_USES_AND_DENIES: dict[tuple[bool, bool], tuple[set[int], set[int]]] = {  # by read-only and shareable
+    (True, False): ({_READ}, {_WRITE, _RESIZE}),
+    (True, True): ({_READ}, {_WRITE_UNSHARED}),
+    (False, True): ({_READ, _WRITE, _RESIZE}, set()),
+    (False, False): ({_READ, _WRITE, _RESIZE, _WRITE_UNSHARED}, {_WRITE, _RESIZE}),
+}
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit: l_type, l_whence, l_start, l_len, l_pid
 _TO_THE_END = 0
 
@@ -39,13 +48,18 @@ def _any_held_by_another(fd: int, places: list[int]) -> bool:
     return _held_by_another(fd, first, max(places) + 1 - first) and any(_held_by_another(fd, one) for one in places)
 
 
+def _unshared_writer(fd: int) -> bool:
+    """Whether somebody writes and lets nobody else write; no two can do one each, and this is how QEMU says it."""
+    return all(_held_by_another(fd, one) for one in (_USES + _WRITE, _DENIES + _WRITE))
+
+
 def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
     """Lock the image open at `fd` (readable) for as long as that open file lives.
 
     Args:
         fd: A descriptor of the image; keep it, or hand it to what shall hold the lock.
         read_only: We only read; other readers are welcome, writers are not.
-        shareable: Others that say so too may also write.
+        shareable: Others that say so too may also write, and nobody else.
 
     Returns:
         True if the image is ours; False if somebody else uses it in a way that does not go with ours. The
@@ -55,12 +69,14 @@ def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
     Raises:
         DiskError: KernelError if the file system has no such locks.
     """
-    uses = {_READ} if read_only else {_READ, _WRITE, _RESIZE}
-    denies = set() if shareable else {_WRITE, _RESIZE}
+    uses, denies = _USES_AND_DENIES[read_only, shareable]
     try:
         for byte in [_USES + n for n in uses] + [_DENIES + n for n in denies]:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, byte))
-        alone = not _any_held_by_another(fd, [_DENIES + n for n in uses] + [_USES + n for n in denies])
+        alone = not (
+            _any_held_by_another(fd, [_DENIES + n for n in uses] + [_USES + n for n in denies])
+            or (_WRITE_UNSHARED in denies and _unshared_writer(fd))
+        )
     except OSError as error:
         if error.errno not in {errno.EAGAIN, errno.EACCES}:
             raise DiskError(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from reconcilers.image_lock import lock_image, sole_opener
+from reconcilers.spec import Format
+from tests.images.makers import create
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-PLAIN, READER, SHARER = (False, False), (True, False), (False, True)
+PLAIN, READER, SHARER, SHARING_READER = (False, False), (True, False), (False, True), (True, True)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,14 @@ PLAIN, READER, SHARER = (False, False), (True, False), (False, True)
         (SHARER, PLAIN, False),
         (PLAIN, SHARER, False),
         (READER, SHARER, False),
+        (SHARER, READER, False),
+        (SHARING_READER, PLAIN, False),
+        (PLAIN, SHARING_READER, False),
+        (SHARING_READER, SHARER, True),
+        (SHARER, SHARING_READER, True),
+        (SHARING_READER, READER, True),
+        (READER, SHARING_READER, True),
+        (SHARING_READER, SHARING_READER, True),
     ],
 )
 def test_who_may_have_it_together(
@@ -97,6 +107,38 @@ def test_qemu_understands_a_readers_lock(host_parts: None, image: Path, command:
         words = ["qemu-io", "-f", "raw", *([] if "write" in command else ["-r"]), "-c", command, str(image)]
         said = subprocess.run(words, check=False, capture_output=True, text=True)
         assert ("lock" not in said.stdout + said.stderr) is may
+
+
+@contextmanager
+def opened_by_qemu(image: Path, *options: str) -> Iterator[None]:
+    with subprocess.Popen(["qemu-io", *options, image], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.read(8) == b"qemu-io>"
+        yield
+        process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "on", "who_may"),
+    [
+        ("-f qcow2", "top", []),
+        ("-f qcow2", "base", [READER, SHARING_READER]),
+        ("-f qcow2 -r", "top", [READER, SHARING_READER]),
+        ("-f qcow2 -r -U", "top", [PLAIN, READER, SHARER, SHARING_READER]),
+        ("-f raw -r", "top", [PLAIN, READER, SHARER, SHARING_READER]),
+        ("-f raw", "top", [SHARER, SHARING_READER]),
+    ],
+)
+def test_who_may_have_it_beside_qemu(
+    host_parts: None, tmp_path: Path, options: str, on: str, who_may: list[tuple[bool, bool]]
+) -> None:
+    base, top = create(tmp_path / "base", Format.QCOW2), tmp_path / "top"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top], check=True)
+    with opened_by_qemu(top, *options.split()):
+        for who in (PLAIN, READER, SHARER, SHARING_READER):
+            with opened(tmp_path / on) as one:
+                assert lock_image(one, read_only=who[0], shareable=who[1]) is (who in who_may), who
 
 
 def test_sole_opener(image: Path) -> None:

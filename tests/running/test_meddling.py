@@ -57,6 +57,9 @@ TOGETHER = {
     "one read-only": ("<readonly/>", "", False),
     "the other read-only": ("", "<readonly/>", False),
     "shareable and read-only": ("<shareable/>", "<readonly/>", False),
+    "one both shareable and read-only": ("<readonly/><shareable/>", "", False),
+    "the other both shareable and read-only": ("", "<readonly/><shareable/>", False),
+    "both shareable, one read-only": ("<shareable/>", "<readonly/><shareable/>", True),
 }
 
 
