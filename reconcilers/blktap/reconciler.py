@@ -298,8 +298,10 @@ class BlktapReconciler:
     def _renew(self, tap: TapFolder, checked: CheckedSource) -> None:
         record = tap.record()
         tap.note_release()
-        if record is None or record.identity != checked.image.source.identity:
-            raise DiskError(Reason.IMAGE_MISSING, f"{checked.image.path} is another file than the disk had until now")
+        if record is None:
+            message = f"there is no record of what {tap.path} served; take the disk down and bring it up again"
+            raise DiskError(Reason.SERVER_LOST, message)
+        _refuse_another_image(record, checked)
         throttled = record.server_kind is ServerKind.STORAGE_DAEMON
         changed = {"server": self._servers[record.server_kind].version, "throttled": throttled}
         tap.renew(record.model_copy(update=changed))
@@ -348,6 +350,18 @@ def _layers(spec: DiskSpec, checked: CheckedSource) -> tuple[TapLayer, ...]:
         )
         for layer, each in zip(spec.chain, checked.below, strict=True)
     )
+
+
+def _refuse_another_image(record: TapRecord, checked: CheckedSource) -> None:
+    """Whoever waits for a server goes on where it was, so each image must be the very file that it was, bases too."""
+    before = (record.identity, *(FileId(layer.device, layer.inode) for layer in record.below))
+    for had, each in zip(before, (checked, *checked.below), strict=True):
+        if each.image.source.identity != had:
+            raise DiskError(
+                Reason.IMAGE_MISSING,
+                f"{each.image.path} is another file than the disk had until now ({had}), and its user would go on with "
+                "a mixture of both; put the file back, or take the disk down and bring it up again",
+            )
 
 
 def _flush(tap: TapFolder, device_path: str) -> None:

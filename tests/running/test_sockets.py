@@ -176,6 +176,28 @@ def test_a_client_that_reconnects_notices_nothing_but_a_pause_when_servers_die(
     take_down(bench)
 
 
+def test_no_server_is_put_over_another_base_under_its_client(bench: Bench) -> None:
+    base, overlay, other = (bench.images / name for name in ("base", "overlay", "other"))
+    for image, byte in ((base, b"\1"), (other, b"\2")):
+        image.write_bytes(byte * MIB)
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "raw", str(overlay)]
+    subprocess.run(create, check=True)
+    source = f"<source file='{base}'/><backingStore/>"
+    bring_up(bench, overlay, "qcow2", f"<backingStore type='file'><format type='raw'/>{source}</backingStore>")
+    with connected(bench) as user:
+        kept = base.rename(bench.images / "kept")
+        other.rename(base)
+        os.kill(bench.servers()[0], signal.SIGKILL)
+        bench.until(lambda: reason(bench) == "ImageMissing")
+        assert f"{base} is another file than the disk had until now" in bench.disk("vm1", "vda")["error"]["message"]
+        assert bench.servers() == []
+        kept.rename(base)
+        bench.resync()
+        words, _ = user.communicate("read -P 1 0 1M\n", timeout=PATIENCE)
+    assert "failed" not in words
+    take_down(bench)
+
+
 def test_a_writable_qcow2_is_written_through_and_the_status_says_so(bench: Bench) -> None:
     up = bring_up(bench, bench.formatted("a.qcow2", "qcow2"), "qcow2")
     assert up["unhonoured"] == []
