@@ -23,6 +23,7 @@ _NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
 _ASK = b'{"execute":"query-block-exports"}\n'
 _ANSWERS = (b'"return"', b'"error"')
 _ALIVE = b"WATCHDOG=1"
+_GLANCE_SECONDS = 0.2
 
 
 class Asked(Protocol):
@@ -51,22 +52,39 @@ def look_after(server: int, asked: Asked, log: int, order: Order) -> None:
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it goes to the server as well, which flushes and ends
     pause = float(os.environ.get("WATCHDOG_USEC", "0")) / 3e6 or _PAUSE_SECONDS
-    words = _Words(log, order.fields)
+    out = _Out()
+    words = _Words(log, order.fields, out)
 
     def excuse() -> None:
         if order.held and os.access(order.held, os.F_OK):
-            _notify(_ALIVE)
+            out.notify(_ALIVE)
 
-    try:
-        while True:
+    while True:
+        try:
             asked.answer(pause, excuse)
-            _notify(_ALIVE)
+            out.notify(_ALIVE)
             words.tell()
             asked.pass_over(pause)
-    except (EOFError, OSError):
-        _, status = os.waitpid(server, 0)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            break
+        except OSError:
+            # Without a descriptor or memory for it (EMFILE, ENFILE, EAGAIN, ENOMEM, ENOBUFS), or a program that asks
+            # (ENOENT), it can't be asked. That says nothing of the server, and without a word systemd would kill it.
+            out.notify(_ALIVE)
+            if _ends_within(server, pause):
+                break
+    _, status = os.waitpid(server, 0)
     words.tell()
     _end_as(os.waitstatus_to_exitcode(status))
+
+
+def _ends_within(server: int, seconds: float) -> bool:
+    """Whether our child does. It takes no descriptor, as there may be none, and leaves it to be waited for."""
+    for _ in range(int(seconds / _GLANCE_SECONDS) + 1):
+        if os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return True
+        select.select((), (), (), min(seconds, _GLANCE_SECONDS))
+    return False
 
 
 class Monitor:
@@ -126,57 +144,73 @@ class Command:
     def _ask(self, pause: float, in_vain: Callable[[], None]) -> int:
         nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
         child = os.posix_spawn(self._words[0], self._words, os.environ, file_actions=nothing)
+        try:
+            self._wait_for(child, pause, in_vain)
+        except (EOFError, OSError):
+            os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            status = os.waitpid(child, 0)[1]
+        return os.waitstatus_to_exitcode(status)
+
+    def _wait_for(self, child: int, pause: float, in_vain: Callable[[], None]) -> None:
         pidfd = os.pidfd_open(child)
         try:
             while not _is_readable(pidfd, pause):
                 self.pass_over(0)
                 in_vain()
-        except EOFError:
-            os.kill(child, signal.SIGKILL)
-            raise
         finally:
             os.close(pidfd)
-            status = os.waitpid(child, 0)[1]
-        return os.waitstatus_to_exitcode(status)
 
 
 def _is_readable(channel: socket.socket | int, seconds: float) -> bool:
     return bool(select.select([channel], [], [], seconds)[0])
 
 
+class _Out:
+    """Where systemd and the journal are told things. Made once: later there may be no descriptor left for it."""
+
+    def __init__(self) -> None:
+        name = os.environ.get("NOTIFY_SOCKET", "")
+        self._systemd = f"\0{name[1:]}" if name.startswith("@") else name
+        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def notify(self, line: bytes) -> None:
+        """Tell systemd, if it listens."""
+        if self._systemd:
+            self.send(self._systemd, line)
+
+    def send(self, address: str, packet: bytes) -> None:
+        """Tell whoever is at an address."""
+        try:
+            self._channel.sendto(packet, socket.MSG_DONTWAIT, address)
+        except OSError:  # nobody is there, or too busy; it is only told
+            return
+
+
 class _Words:
     """What a server prints, told to the journal."""
 
-    def __init__(self, log: int, fields: Mapping[str, str]) -> None:
+    def __init__(self, log: int, fields: Mapping[str, str], out: _Out) -> None:
         self._log = log
         self._told = os.fstat(log).st_size
         self._fields = {"PRIORITY": "4", "SYSLOG_IDENTIFIER": "tapster-tap", **fields}
+        self._out = out
 
     def tell(self) -> None:
-        """Tell what is new."""
-        text = os.pread(self._log, 1 << 16, self._told)
+        """Tell what is new, as far as it can be read."""
+        try:
+            text = os.pread(self._log, 1 << 16, self._told)
+        except OSError:
+            return
         self._told += len(text)
         about = b"".join(_field(name, value.encode()) for name, value in self._fields.items())
         for line in text.splitlines():
-            _send(_JOURNAL, about + _field("MESSAGE", line))
+            self._out.send(_JOURNAL, about + _field("MESSAGE", line))
 
 
 def _field(name: str, value: bytes) -> bytes:
     return b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(value)), value)
-
-
-def _notify(line: bytes) -> None:
-    name = os.environ.get("NOTIFY_SOCKET")
-    if name:
-        _send(f"\0{name[1:]}" if name.startswith("@") else name, line)
-
-
-def _send(address: str, packet: bytes) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        try:
-            channel.sendto(packet, socket.MSG_DONTWAIT, address)
-        except OSError:  # nobody is there, or too busy; it is only told
-            return
 
 
 def _end_as(code: int) -> None:

@@ -19,6 +19,7 @@ from reconcilers.jail.launcher import Launched
 from reconcilers.jail.order import Order
 from reconcilers.jail.profile import daemon_order, order
 from reconcilers.jail.units import UnitStarter
+from tests.faults.harm import no_free_descriptor
 from tests.jail.systemds_place import APART, SystemdsPlace
 from tests.tapdisk.host import install_double
 
@@ -36,6 +37,11 @@ class Unit:
         self.lacking = launched.lacking
         self._process = process
         self._told = told
+
+    @property
+    def minder(self) -> int:
+        """What looks after the server."""
+        return self._process.pid
 
     async def ended(self) -> int:
         """How it ended, once it has."""
@@ -138,6 +144,28 @@ async def test_a_server_that_is_held_on_purpose_counts_as_alive(tmp_path: Path) 
         assert not await one.is_silent()
         held.unlink()
         assert await one.is_silent()
+
+
+@pytest.mark.parametrize("started_by_another", [False, True])
+async def test_a_unit_without_a_free_descriptor_keeps_its_server(tmp_path: Path, started_by_another: bool) -> None:
+    async with unit(a_daemon(tmp_path) if started_by_another else a_server()) as one:
+        assert await one.says()
+        with no_free_descriptor(one.minder):
+            assert not await one.is_silent()
+            assert not await one.is_silent()
+        assert await one.says() == b"WATCHDOG=1"
+        os.kill(one.server, signal.SIGSTOP)
+        assert await one.is_silent()
+
+
+async def test_a_server_whose_program_was_moved_is_kept_and_its_end_is_noticed(tmp_path: Path) -> None:
+    async with unit(a_daemon(tmp_path)) as one:
+        assert await one.says()
+        (tmp_path / "tap-ctl").rename(tmp_path / "moved")
+        assert not await one.is_silent()
+        assert not await one.is_silent()
+        os.kill(one.server, signal.SIGKILL)
+        assert await one.ended() == -signal.SIGKILL
 
 
 async def test_a_unit_ends_as_its_server_did() -> None:
