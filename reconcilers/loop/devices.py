@@ -103,10 +103,15 @@ class LoopDevices:
         offset: int = 0,
         size_limit: int | None = None,
     ) -> LoopDevice:
-        """Bind a tagged device; the arguments are those of `control.attach`, and whether it passes on discards."""
+        """Bind a tagged device; the arguments are those of `control.attach`, and whether it passes on discards.
+
+        Raises:
+            DiskError: DeviceInUse if the number never passes on discards and somebody looks at the device; it stays,
+                and `find` finds it.
+        """
 
         def bound() -> LoopDevice:
-            return control.attach(
+            device = control.attach(
                 backing_fd,
                 self._numbers,
                 tag=Tag.of(self._instance, key),
@@ -116,15 +121,16 @@ class LoopDevices:
                 offset=offset,
                 size_limit=size_limit or 0,
             )
+            self._remember(disk_id(key), device)  # at once: whatever fails from now on, it is there and has the image
+            return device
 
         device = bound()
         while discard and control.discard_stopped(device):
-            control.try_detach(device)
+            _take_down(device)
             minors.retire(device.minor)
             device = bound()
         if not discard:
             control.stop_discard(device)
-        self._remember(disk_id(key), device)
         self._notes.write(disk_id(key), device)
         return device
 
@@ -143,8 +149,7 @@ class LoopDevices:
         if device is None:
             return
         spoilt = control.discard_stopped(device)
-        if holders := keepers(device.path, lambda: control.try_detach(device)):
-            raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {holders}", holders)
+        _take_down(device)
         self._forget(disk_id(key))
         if spoilt:
             minors.retire(device.minor)
@@ -174,6 +179,11 @@ class LoopDevices:
         # Its tag can't be read, nor is there a note: the path of a tap's export is ours alone, and names the disk too.
         tap = TapFolder.of_export(Path(device.backing_path or "/"))
         return tap.path.name if tap and tap.path.parent == self._taps else None
+
+
+def _take_down(device: LoopDevice) -> None:
+    if holders := keepers(device.path, lambda: control.try_detach(device)):
+        raise DiskError(Reason.DEVICE_IN_USE, f"{device.path} is {holders}", holders)
 
 
 def devices_over(identity: FileId) -> list[LoopDevice]:

@@ -1,5 +1,6 @@
 """The loop driver's ioctls on the real kernel."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -164,6 +165,38 @@ def test_a_number_that_is_somebody_elses_by_now_is_left_alone(folder: Path, devi
     for other in (replace(device, tag=None), replace(device, diskseq=(device.diskseq or 0) - 1)):
         assert control.try_detach(other)
         assert devices.find(KEY) == device
+
+
+def test_a_device_that_can_not_be_taken_back_stays_the_disks_only_one(folder: Path, devices: LoopDevices) -> None:
+    fd = image(folder)
+    spoilt = devices.attach(KEY, fd, read_only=False, discard=False)
+    assert control.try_detach(spoilt)
+    devices._numbers._free = {spoilt.minor}
+    with Path(spoilt.path).open("rb"):  # as udevd has it when it comes up
+        with pytest.raises(DiskError) as refused:
+            attach(devices, fd)
+        assert refused.value.reason is Reason.DEVICE_IN_USE
+        found = devices.find(KEY)
+        assert found
+        assert [device.minor for device in scan.bound_devices() if device.backing == found.backing] == [spoilt.minor]
+    devices.detach(KEY)
+    device = attach(devices, fd)
+    os.close(fd)
+    assert control.discards(device)
+
+
+def test_a_device_is_known_whatever_fails_once_it_is_bound(
+    folder: Path, devices: LoopDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_device: LoopDevice) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(control, "stop_discard", failing)
+    fd = image(folder)
+    with pytest.raises(OSError, match="Too many open files"):
+        devices.attach(KEY, fd, read_only=False, discard=False)
+    os.close(fd)
+    assert devices.find(KEY)
 
 
 def test_grow(folder: Path, devices: LoopDevices) -> None:
