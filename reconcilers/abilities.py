@@ -4,11 +4,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reconcilers.blktap.abilities import TapAbilities, probe_taps, unopenable
+from reconcilers.blktap.abilities import TapAbilities, probe_taps
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.errors import DiskError
 from reconcilers.jail.launcher import Starter
 from reconcilers.jail.profile import Jail
+from reconcilers.kernel_parts import ENOUGH, why_no_loop, why_unfit
 from reconcilers.openat2 import why_not
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Format
@@ -63,14 +64,12 @@ async def probe(
         DiskError: BackendUnavailable if no disk at all can be brought up safely.
     """
     if problem := why_not():
-        message = (
-            f"{problem}, so images can't be opened safely; use Linux 5.6 or newer, and allow the call in a container"
-        )
+        message = f"{problem}, so images can't be opened safely; use {ENOUGH}, and allow the call in a container"
         raise DiskError(Reason.BACKEND_UNAVAILABLE, message)
     taps = await probe_taps(servers, devices, formats, jail, starter)
-    missing = {Backend.BLKTAP: taps.missing} if taps.missing else {}
-    if problem := unopenable("/dev/loop-control"):
-        missing[Backend.LOOP] = f"{problem}; load it with `modprobe loop`"
+    unfit = why_unfit()  # disks that are up stay, but none is brought up
+    lacking = {Backend.LOOP: unfit or why_no_loop(), Backend.BLKTAP: unfit or taps.missing, Backend.BLOCK: unfit}
+    missing = {backend: why for backend, why in lacking.items() if why}
     return HostAbilities(missing=missing, taps=taps, kernel=platform.release())
 
 

@@ -15,11 +15,9 @@ from reconcilers.abilities import HostAbilities
 from reconcilers.blktap import aio_slots
 from reconcilers.blktap.abilities import starter_for, why_no_device
 from reconcilers.blktap.kinds import DeviceKind
+from reconcilers.kernel_parts import ENOUGH, why_unfit
 from reconcilers.loop import minors
 from reconcilers.spec import Backend
-
-OLDEST_KERNEL = (5, 8)
-"""LOOP_CONFIGURE came with Linux 5.8, openat2 with 5.6."""
 
 MAX_LOOP_IS_NO_LIMIT = (6, 6)
 """Since then max_loop only says how many devices are made at first."""
@@ -53,8 +51,8 @@ async def machine(settings: Settings, agent_pid: int | None) -> list[Finding]:
 
 def _kernel() -> Findings:
     release = platform.release()
-    if _kernel_numbers() < OLDEST_KERNEL:
-        yield problem("kernel", f"Linux {release} lacks LOOP_CONFIGURE", "boot Linux 5.8 or newer")
+    if why := why_unfit():
+        yield problem("kernel", f"Linux {release}: {why}", f"boot {ENOUGH}")
     else:
         yield ok("kernel", f"Linux {release}")
 

@@ -15,6 +15,7 @@ from reconcilers.blktap.tapdisk.server import Tapdisk
 from reconcilers.errors import DiskError
 from reconcilers.jail.launcher import Launcher, Starter
 from reconcilers.jail.profile import Jail
+from reconcilers.kernel_parts import unopenable, why_no_loop
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskSpec, Format
 
@@ -180,17 +181,8 @@ def why_no_device(kind: DeviceKind) -> str | None:
         return None
     if kind is DeviceKind.NBD:
         return nbd_lacks()
-    if problem := unopenable("/dev/loop-control"):
-        return f"{problem}; load it with `modprobe loop`"
+    if problem := why_no_loop():
+        return problem
     if problem := unopenable("/dev/fuse"):
         return f"{problem}; load it with `modprobe fuse`"
-    return None
-
-
-def unopenable(path: str) -> str | None:
-    """Why a control node of the kernel's can't be opened; None if it can."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        return f"{path}: {error.strerror}"
     return None

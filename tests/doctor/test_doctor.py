@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from tests.broker import Broker
 from tests.workbench import Bench, loop_disk
 
 
-def doctor(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def doctor(config: Path, *words: str, under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     command = [
+        *under,
         sys.executable,
         "-c",
         "from agent.cli.app import main; main()",
@@ -35,9 +36,9 @@ def doctor(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def findings(config: Path) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+def findings(config: Path, under: Sequence[str] = ()) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """The exit code, and what was found by subject."""
-    done = doctor(config, "--output", "json")
+    done = doctor(config, "--output", "json", under=under)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in json.loads(done.stdout):
         found.setdefault(finding["subject"], []).append(finding)
@@ -119,6 +120,42 @@ def test_what_is_broken_is_named_with_what_mends_it(
     assert finding["level"] == "problem"
     assert words in finding["message"]
     assert mend in finding["mend"]
+
+
+def loop_with_partitions(folder: Path) -> str:
+    (folder / "max_part").write_text("8\n")
+    return f"mount --bind {folder}/max_part /sys/module/loop/parameters/max_part"
+
+
+def open_files_without_inodes(folder: Path) -> str:
+    (folder / "fdinfo").mkdir()
+    for number in range(64):
+        (folder / "fdinfo" / str(number)).write_text("pos:\t0\nflags:\t0100000\nmnt_id:\t24\n")
+    return f"mount --bind {folder}/fdinfo /proc/$$/fdinfo"
+
+
+def devices_without_numbers(_folder: Path) -> str:
+    return "mount -t tmpfs tapster-test /sys/block && mkdir /sys/block/sda"
+
+
+@pytest.mark.parametrize(
+    ("shows", "subjects", "words", "mend"),
+    [
+        (loop_with_partitions, ["loop"], "max_part=8", "modprobe -r loop && modprobe loop max_part=0"),
+        (open_files_without_inodes, ["kernel", "loop", "blktap"], "which files are open", "boot Linux 5.15 or newer"),
+        (devices_without_numbers, ["kernel", "loop", "blktap"], "diskseq", "boot Linux 5.15 or newer"),
+    ],
+)
+@pytest.mark.usefixtures("host_parts")
+def test_a_kernel_that_shows_too_little_is_named(
+    config: Path, shows: Callable[[Path], str], subjects: list[str], words: str, mend: str
+) -> None:
+    under = ["unshare", "--mount", "sh", "-c", f'{shows(config.parent)} && exec "$@"', "sh"]
+    code, found = findings(config, under)
+    assert code == 1
+    for subject in subjects:
+        assert words in found[subject][0]["message"]
+    assert found[subjects[0]][0]["mend"] == mend
 
 
 def test_a_program_that_is_missing_is_named_with_its_package(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reconcilers import abilities
 from reconcilers import openat2 as openat2_module
 from reconcilers.abilities import probe
 from reconcilers.actual import FileId, Source, SourceKind
@@ -23,6 +24,7 @@ from reconcilers.openat2 import why_not
 from reconcilers.pools import Pools
 from reconcilers.reason import Reason
 from reconcilers.source import opened, pinned
+from reconcilers.spec import Backend
 
 SWAPS = 4000
 
@@ -339,4 +341,10 @@ def test_a_kernel_that_can_not_is_refused_at_the_start(monkeypatch: pytest.Monke
     with pytest.raises(DiskError) as refused:
         asyncio.run(probe([], [], frozenset(), Jail.REQUIRE, Launcher()))
     assert refused.value.reason is Reason.BACKEND_UNAVAILABLE
-    assert "5.6" in refused.value.message
+    assert "5.15" in refused.value.message
+
+
+def test_on_a_kernel_that_tells_too_little_nothing_is_brought_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abilities, "why_unfit", lambda: "the kernel does not tell")
+    missing = asyncio.run(probe([], [], frozenset(), Jail.REQUIRE, Launcher())).missing
+    assert missing == dict.fromkeys(Backend, "the kernel does not tell")
