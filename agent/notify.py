@@ -40,8 +40,8 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
                 channel.sendto("\n".join(lines).encode(), self._address)
-            except OSError:  # the manager is restarting; it asks again by what it expects
-                return
+        except OSError:  # the manager is restarting, or we have no descriptor left; it asks again by what it expects
+            return

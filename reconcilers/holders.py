@@ -40,8 +40,8 @@ def holders_of_file(identity: FileId, *, writers_only: bool = False) -> list[Hol
 
 
 def mounts_of(device_path: str) -> list[str]:
-    """Mount points whose source is the device."""
-    with mount_table().open(encoding="utf-8", errors="surrogateescape") as table:
+    """Mount points whose source is the device, to be shown: what is not UTF-8 in them is told by its numbers."""
+    with mount_table().open(encoding="utf-8", errors="backslashreplace") as table:
         rows = [(line.split(" "), line.partition(" - ")[2].split(" ")) for line in table]
     return [left[4] for left, right in rows if len(right) > 1 and right[1] == device_path]
 

@@ -222,7 +222,7 @@ def describe_outside(minor: int) -> LoopDevice | None:
 
 def _describe_dead(fd: int, minor: int, error: OSError) -> LoopDevice | None:
     try:
-        path = Path(f"/sys/block/loop{minor}/loop/backing_file").read_text(encoding="utf-8").rstrip("\n")
+        path = os.fsdecode(Path(f"/sys/block/loop{minor}/loop/backing_file").read_bytes()).rstrip("\n")
     except FileNotFoundError:
         return None
     return LoopDevice(

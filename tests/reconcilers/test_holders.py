@@ -65,6 +65,20 @@ def test_a_device_that_nobody_shows_to_have_is_still_described() -> None:
     assert str(DeviceHolders.of("/dev/loop-that-is-not"))
 
 
+def test_a_mount_point_that_is_not_utf_8_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = tmp_path / os.fsdecode(b"caf\xe9")
+    point.mkdir()
+    mounting = 'mount -t tmpfs /dev/tapster-test "$1" && echo && exec sleep 60'
+    command = ["unshare", "--mount", "sh", "-c", mounting, "sh", str(point)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        monkeypatch.setenv("HOST_PROCESS", f"/proc/{holder.pid}")
+        holders = DeviceHolders.of("/dev/tapster-test")
+        holder.kill()
+    assert str(holders).encode() == rf"mounted on {tmp_path}/caf\xe9".encode()
+
+
 def test_the_process_of_a_hidden_descriptor_is_passed_over() -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie has no descriptors to look at

@@ -264,6 +264,16 @@ def test_a_device_that_does_not_answer_holds_up_no_scan(
     answer.set()
 
 
+def test_a_device_that_does_not_answer_may_be_on_a_file_of_any_name(folder: Path, devices: LoopDevices) -> None:
+    path = folder / os.fsdecode(b"caf\xe9")
+    path.write_bytes(bytes(1 << 20))
+    with path.open("r+b") as file:
+        device = attach(devices, file.fileno())
+    seen = control.describe_outside(device.minor)
+    assert seen
+    assert seen.backing_path == str(path)
+
+
 def test_a_scan_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, folder: Path, devices: LoopDevices) -> None:
     """Half a list would make an image look free that is not."""
     fd = image(folder)

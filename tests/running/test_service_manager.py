@@ -6,7 +6,9 @@ import socket
 
 import pytest
 
+from agent.notify import Notifier
 from reconcilers.loop import control
+from tests.faults.harm import no_free_descriptor
 from tests.workbench import PATIENCE, Bench, loop_disk
 
 
@@ -27,6 +29,14 @@ def heard(ear: socket.socket, beginning: str) -> str:
         text = ear.recv(4096).decode()
         if text.startswith(beginning):
             return text
+
+
+def test_without_a_free_descriptor_nothing_is_told_and_nothing_fails(manager: socket.socket) -> None:
+    notifier = Notifier()
+    with no_free_descriptor(os.getpid()):
+        notifier.status("unheard")
+    notifier.status("heard")
+    assert heard(manager, "STATUS=") == "STATUS=heard"
 
 
 def test_ready_comes_when_the_store_s_disks_are_up_without_a_broker(bench: Bench, manager: socket.socket) -> None:
