@@ -85,9 +85,11 @@ async def unit(wanted: Order, around: Sequence[str] = APART) -> AsyncIterator[Un
         systemd = SystemdsPlace(Path(folder, "orders"), around=around, surroundings=surroundings)
         try:
             launched = await UnitStarter(Path(folder), systemd).launch("a", wanted, log.fileno(), ())
-            yield Unit(launched, systemd.processes[0], told)
-            with suppress(ProcessLookupError):
-                os.kill(launched.pid, signal.SIGKILL)
+            try:
+                yield Unit(launched, systemd.processes[0], told)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.kill(launched.pid, signal.SIGKILL)
         finally:
             await _end(systemd.processes[0])
 
