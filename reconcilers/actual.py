@@ -155,6 +155,15 @@ class Attached:
         return self.server_alive and self.device_path is not None
 
     @property
+    def has_its_device(self) -> bool:
+        """Whether what `device_path` names is this disk's.
+
+        A block device that is gone leaves its name to the next one that the kernel finds. What we make ourselves keeps
+        its name for as long as it is observed at all.
+        """
+        return self.device_path is not None and (self.backend is not Backend.BLOCK or self.server_alive)
+
+    @property
     def node(self) -> str | None:
         """The kernel's block device, if there is one."""
         return None if self.tap and self.tap.device is DeviceKind.NBD_SOCKET else self.device_path
@@ -177,7 +186,7 @@ class Actual:
     Attributes:
         source: What the desired source is; None when there is no desired source.
         attached: What is there; None when nothing is.
-        stray_link: The device that the stable path names although the disk has none.
+        stray_link: The device that the stable path names although the disk has none, or not that one any more.
         asked_size: How many bytes somebody on the host asks for; None if nobody does.
     """
 

@@ -253,7 +253,7 @@ class Host:
         attached = self._attached(key)
         self.watch.follow(key, source_path, attached)
         found = judged(lambda: stack.enter_context(pinned(source_path, self._pools))) if source_path else None
-        stray = None if attached and attached.device_path else self.paths.read(key)
+        stray = None if attached and attached.has_its_device else self.paths.read(key)
         actual = Actual(found.source if isinstance(found, Pin) else found, attached, stray, self._grows.asked(key))
         kernel_writes = Writer.of(attached) is Writer.KERNEL
         if not isinstance(found, Pin):

@@ -112,6 +112,8 @@ class HostWatch:
         elif kind == "/dev/nbd" and number:
             disk = self._nbds.lost(int(number))
         self._tell(disk, Trigger.KERNEL)
+        for key in self._sightings.passed_through(uevent.node):
+            self._on_change(key, Trigger.KERNEL)
 
     def _request_failed(self, node: str) -> None:
         for key in [key for key, one in self._sightings.all() if one.device_path == node]:

@@ -1,7 +1,7 @@
 """What was seen of each disk of this host when it was looked at last. Any thread may ask and add."""
 
 from reconcilers.actual import Attached
-from reconcilers.spec import DiskKey
+from reconcilers.spec import Backend, DiskKey
 from reconcilers.tag import disk_id
 
 
@@ -16,6 +16,7 @@ class Sightings:
         self.suspects: set[DiskKey] = set()
         self._keys: dict[str, DiskKey] = {}
         self._attached: dict[DiskKey, Attached] = {}
+        self._passed_through: dict[DiskKey, str] = {}
 
     def expect(self, key: DiskKey) -> None:
         """A disk is about to be looked at; from now on `key_of` knows it."""
@@ -27,10 +28,18 @@ class Sightings:
             self._attached[key] = attached
         else:
             self._attached.pop(key, None)
+        if attached and attached.backend is Backend.BLOCK and attached.device_path:
+            self._passed_through[key] = attached.device_path
+        else:
+            self._passed_through.pop(key, None)
 
     def key_of(self, disk: str) -> DiskKey | None:
         """The disk with this id; None where none such was ever looked at."""
         return self._keys.get(disk)
+
+    def passed_through(self, node: str) -> list[DiskKey]:
+        """The disks that were passed this device of the host's. Kept apart, as the kernel tells of every device."""
+        return [key for key, device in list(self._passed_through.items()) if device == node]
 
     def of(self, key: DiskKey) -> Attached | None:
         """What was there of a disk."""

@@ -198,6 +198,9 @@ def test_the_table(case: str) -> None:
 def test_a_stray_link_goes_before_anything_else() -> None:
     for desired in (None, LOOP, DRIVE):
         assert plan(desired, Actual(FILE, None, stray_link="/dev/loop9")) == Unlink("/dev/loop9")
+    vanished = replace(ON_BLOCK, server_alive=False)
+    assert not vanished.has_its_device
+    assert plan(PHY, Actual(MISSING, vanished, stray_link="/dev/sdb")) == Unlink("/dev/sdb")
 
 
 def test_the_step_carries_the_effective_backend() -> None:

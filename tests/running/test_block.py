@@ -217,6 +217,25 @@ def test_a_device_that_is_gone_is_said_to_be_and_can_be_given_up(host: Bench, ma
     assert not list(host.runtime.glob("claims/*.json"))
 
 
+def test_the_link_to_a_device_that_is_gone_is_not_left_for_the_next_one_of_that_name(
+    slow_bench: Bench, make_device: MakeDevice
+) -> None:
+    """Nor does anybody have to ask: by the time that a resync comes, a hypervisor may have opened the stranger."""
+    device = make_device("unmapped")
+    with other_name(device) as by_id:
+        slow_bench.push_disks("unmapped", block_disk("vda", by_id))
+        slow_bench.until_phase("unmapped", "vda", "Up")
+    slow_bench.until(lambda: reason(slow_bench, "unmapped") == "ImageMissing")
+    assert str(slow_bench.stable("unmapped", "vda").readlink()) == device
+    detach(device)
+    slow_bench.until(lambda: not slow_bench.stable("unmapped", "vda").is_symlink())
+    slow_bench.until(lambda: reason(slow_bench, "unmapped") == "DeviceVanished")
+    subprocess.run(["losetup", device, slow_bench.image("next-tenant", 16 << 20)], check=True)
+    slow_bench.restart()
+    assert not slow_bench.stable("unmapped", "vda").is_symlink()
+    absent(slow_bench, "unmapped")
+
+
 def test_a_claim_that_cannot_be_read_takes_nothing_with_it(host: Bench, make_device: MakeDevice) -> None:
     device = make_device("damaged")
     host.push_disks("damaged", block_disk("vda", device))
