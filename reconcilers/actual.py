@@ -4,6 +4,7 @@ These values come from the kernel and the runtime folders, never from memory. On
 """
 
 import os
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -18,10 +19,18 @@ SECTOR = 512
 
 
 class FileId(NamedTuple):
-    """A file's identity across symlinks, hard links and bind mounts: `st_dev` and `st_ino` (stat(2))."""
+    """A file's identity across symlinks, hard links and bind mounts: `st_dev` and `st_ino` (stat(2)).
+
+    Of a block device `st_rdev` and 0, since its nodes can be many.
+    """
 
     device: int
     inode: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> "FileId":
+        """The identity of what stat(2) tells of."""
+        return cls(facts.st_rdev, 0) if stat.S_ISBLK(facts.st_mode) else cls(facts.st_dev, facts.st_ino)
 
     def __str__(self) -> str:
         device = f"{os.major(self.device)}:{os.minor(self.device)}"
@@ -41,7 +50,7 @@ class Source:
 
     Attributes:
         kind: Regular file or block device.
-        identity: Device and inode; for a block device `st_rdev` and 0, since its nodes can be many.
+        identity: Which file or block device it is.
         size_bytes: Length of the file or device.
     """
 

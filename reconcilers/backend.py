@@ -6,7 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from reconcilers.actual import Attached, FileId, SourceKind
+from reconcilers.actual import SECTOR, Attached, FileId, SourceKind
 from reconcilers.errors import DiskError
 from reconcilers.exclusive import claim
 from reconcilers.images import Verdict, judge
@@ -147,6 +147,12 @@ def _judge(spec: DiskSpec, image: OpenSource, number: int) -> Verdict:
     if number:
         return judge(image, spec.chain[number - 1].format, read_only=True, below=below)
     part = image.part(spec.slice_offset, spec.slice_size)
+    if part.source.size_bytes < (wanted := max(SECTOR, spec.slice_size or 0)):
+        message = (
+            f"source {image.path} has {image.source.size_bytes} bytes, and the definition's slice of it, from byte "
+            f"{spec.slice_offset} on, needs {wanted}; grow the image, or name a slice that is in it"
+        )
+        raise DiskError(Reason.IMAGE_TOO_SMALL, message)
     return judge(part, spec.format, read_only=spec.read_only, below=below)
 
 

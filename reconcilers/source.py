@@ -190,9 +190,7 @@ def _file(path: str, facts: os.stat_result, pools: Pools) -> Source:
         )
     if os.major(facts.st_dev) and (label := guest_disk_below(facts.st_dev)):
         raise outside(path, pools, f"is on a file system that is in turn on the guest disk {label}")
-    return _with_bytes(
-        path, Source(kind=SourceKind.FILE, identity=FileId(facts.st_dev, facts.st_ino), size_bytes=facts.st_size)
-    )
+    return _with_bytes(path, Source(kind=SourceKind.FILE, identity=FileId.of(facts), size_bytes=facts.st_size))
 
 
 def _device(path: str, facts: os.stat_result, pools: Pools) -> Source:
@@ -205,7 +203,7 @@ def _device(path: str, facts: os.stat_result, pools: Pools) -> Source:
         raise DiskError(Reason.IMAGE_MISSING, f"source {path} is a node without a device behind it ({numbers})")
     pools.allow_device(path, facts.st_rdev)
     # sysfs counts in sectors whatever the device's block size is (block/genhd.c).
-    return _with_bytes(path, Source(kind=SourceKind.BLOCK, identity=FileId(facts.st_rdev, 0), size_bytes=size * SECTOR))
+    return _with_bytes(path, Source(kind=SourceKind.BLOCK, identity=FileId.of(facts), size_bytes=size * SECTOR))
 
 
 def _with_bytes(path: str, source: Source) -> Source:

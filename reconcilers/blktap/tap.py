@@ -66,7 +66,7 @@ class TapRecord(BaseModel):
     """What a tap serves; enough to adopt it, compare it with a definition, and name it.
 
     Attributes, where their names do not say it:
-        device, inode: The image's, from stat(2).
+        device, inode: The image's (see `FileId`).
         server: The program's name and version.
         relays: The NBD socket that it serves in place of an image.
         server_kind, device_kind: The defaults are those of records from before there was a choice.
@@ -115,7 +115,7 @@ class TapRecord(BaseModel):
 
     @property
     def on_block_device(self) -> bool:
-        """Whether the image is a block device: those have no inode of their own here (see `Source`)."""
+        """Whether the image is a block device: those have no inode of their own here (see `FileId`)."""
         return self.inode == 0
 
 

@@ -162,9 +162,8 @@ def _verified(device_fd: int, minor: int, backing_fd: int, tag: Tag, *, read_onl
     if not read_only:
         fcntl.ioctl(device_fd, _BLKROSET, struct.pack("i", 0))
     device = _describe(device_fd, minor)
-    facts = os.fstat(backing_fd)
     as_asked = device is not None and (
-        device.backing == FileId(facts.st_dev, facts.st_ino)
+        device.backing == FileId.of(os.fstat(backing_fd))
         and device.tag == tag
         and device.read_only == read_only
         and device.size_bytes >= SECTOR
@@ -195,10 +194,10 @@ def _describe(fd: int, minor: int) -> LoopDevice | None:
         if error.errno == errno.ENXIO:  # not bound, or on its way to that
             return None
         return _describe_dead(fd, minor, error)
-    device, inode, _, offset, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(raw)
+    device, inode, rdevice, offset, size_limit, _, _, _, flags, name, *_ = _INFO.unpack(raw)
     return LoopDevice(
         minor=minor,
-        backing=FileId(device, inode),
+        backing=FileId(rdevice, 0) if rdevice else FileId(device, inode),  # lo_device is that of the node, in devtmpfs
         tag=Tag.parse(name),
         read_only=bool(flags & _READ_ONLY),
         direct_io=bool(flags & _DIRECT_IO),

@@ -26,7 +26,7 @@ class DeviceNote(BaseModel):
 
     Attributes, where their names do not say it:
         boot: The kernel's boot id; sequence numbers begin anew with each boot.
-        device, inode: The backing file's, from stat(2).
+        device, inode: The backing file's (see `FileId`).
         label: The tag's.
     """
 
