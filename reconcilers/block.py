@@ -6,7 +6,7 @@ by number and by the kernel's sequence number, so that a device recycled under t
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from reconcilers import block_layer, record_file
 from reconcilers.actual import SECTOR, Attached, FileId
 from reconcilers.backend import Reconciler, checked_source
 from reconcilers.blktap.tap import TapRecord
+from reconcilers.block_users import User, loop_user, programs_on
 from reconcilers.errors import DiskError
 from reconcilers.holders import DeviceHolders
-from reconcilers.loop.devices import guest_disk_below
+from reconcilers.loop.devices import LoopDevices, guest_disk_below
 from reconcilers.reason import Reason
 from reconcilers.source import OpenSource, Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
@@ -53,12 +54,17 @@ class BlockReconciler:
 
     backend = Backend.BLOCK
 
-    def __init__(self, claims: Path, paths: StablePaths) -> None:
+    def __init__(
+        self, claims: Path, paths: StablePaths, *, loops: LoopDevices, taps: Callable[[], Iterable[TapRecord]]
+    ) -> None:
+        """Args: the folder of claims, the stable paths, and what else may have a block device."""
         self._claims = claims
         self._prefix = str(claims)
         self._paths = paths
+        self._loops = loops
+        self._taps = taps
 
-    def refuse_taken(self, pin: Pin, spec: DiskSpec, taps: Iterable[TapRecord]) -> None:
+    def refuse_taken(self, pin: Pin, spec: DiskSpec) -> None:
         """Refuse a block device that another disk or somebody else on this host has, by whatever name and backend.
 
         Raises:
@@ -67,13 +73,24 @@ class BlockReconciler:
         path, rdev = pin.path, pin.source.identity.device
         if label := guest_disk_below(rdev):
             raise _in_use(path, f"guest disk {label}, whose own device it is or stands on")
-        for claim in self.survey():
-            if claim.rdev == rdev and claim.key != spec.key and _is_present(claim) and not _may_share(spec, claim):
-                raise _in_use(path, f"guest disk {claim.key}")
-        for tap in taps:
-            if tap.identity == pin.source.identity and tap.key != spec.key and not (spec.read_only and tap.read_only):
-                raise _in_use(path, f"guest disk {tap.key}")
+        own, others = self._users(rdev, spec.key)
+        _refuse_others(path, spec, others)
         _nobody_has_it(f"/proc/self/fd/{pin.fd}", _node(rdev))
+        if not own:  # else its own server may be who has it, and is asked when the disk is taken down
+            _no_program_has_it(_node(rdev), spec, known=bool(others))
+
+    def _users(self, rdev: int, key: DiskKey) -> tuple[list[User], list[User]]:
+        """Who has the device, or one that it is a part of, stands on or carries: the disk itself, and others."""
+        tower = block_layer.tower(rdev)
+        claims = [claim for claim in self.survey() if claim.rdev in tower and _is_present(claim)]
+        taps = [tap for tap in self._taps() if tap.on_block_device and tap.device in tower]
+        users = [
+            *(User(disk_id(one.key), f"guest disk {one.key}", one.read_only, one.shareable) for one in claims),
+            *(User(disk_id(one.key), f"guest disk {one.key}", one.read_only, shareable=False) for one in taps),
+            *(loop_user(disk, device) for disk, device in self._loops.over(tower)),
+        ]
+        own = [user for user in users if user.disk == disk_id(key)]
+        return own, [user for user in users if user not in own]
 
     def survey(self) -> list[BlockClaim]:
         """Every claim there is."""
@@ -154,6 +171,9 @@ class BlockReconciler:
         claim = self._claim(key)
         if claim is not None and _is_present(claim):
             _nobody_has_it(claim.path, claim.path, reason=Reason.DEVICE_IN_USE)
+            _, others = self._users(claim.rdev, key)
+            if not any(user.disk for user in others):  # of disks that share it, nobody can tell whose guest runs
+                _no_program_has_it(claim.path, reason=Reason.DEVICE_IN_USE)
         self._paths.remove(key)
         Path(self._claim_path(key)).unlink(missing_ok=True)
 
@@ -169,8 +189,10 @@ def _is_present(claim: BlockClaim) -> bool:
     return block_layer.number(claim.rdev, "diskseq") == claim.diskseq
 
 
-def _may_share(spec: DiskSpec, other: BlockClaim) -> bool:
-    return (spec.shareable and other.shareable) or (spec.read_only and other.read_only)
+def _refuse_others(path: str, spec: DiskSpec, others: Iterable[User]) -> None:
+    for user in others:
+        if not user.goes_with(spec):
+            raise _in_use(path, user.who)
 
 
 def _nobody_has_it(path: str, node: str, *, reason: Reason = Reason.SOURCE_IN_USE) -> None:
@@ -182,6 +204,14 @@ def _nobody_has_it(path: str, node: str, *, reason: Reason = Reason.SOURCE_IN_US
     except OSError as error:
         holders = DeviceHolders.of(node)
         raise _in_use(node, f"something on this host: {holders}", reason=reason, holders=holders) from error
+
+
+def _no_program_has_it(
+    node: str, spec: DiskSpec | None = None, *, known: bool = False, reason: Reason = Reason.SOURCE_IN_USE
+) -> None:
+    """QEMU opens a device as anybody does, and only its locks or its open file tell of it. See `programs_on`."""
+    if programs := programs_on(node, spec, known=known):
+        raise _in_use(node, f"something on this host: {programs}", reason=reason, holders=programs.holders)
 
 
 def _in_use(

@@ -1,7 +1,7 @@
 """What sysfs says of a block device: what it is called, what it stands on, and its numbers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from reconcilers import sysfs
 
@@ -31,11 +31,27 @@ def number(rdev: int, name: str) -> int | None:
 
 def stack(rdev: int) -> Iterator[int]:
     """The device and all that it stands on: its whole disk, and what device mapper or MD made it of."""
+    return _reached(rdev, _directly_below)
+
+
+def tower(rdev: int) -> set[int]:
+    """The device, all that it stands on and all that stands on it: whoever writes to one of them writes to another."""
+    return {*stack(rdev), *_reached(rdev, _directly_above)}
+
+
+def whole(rdev: int) -> int:
+    """The disk of which the device is a partition, or the device itself."""
+    folder = _folder(rdev)
+    disk = _device(f"{folder}/..") if sysfs.exists(f"{folder}/partition") else None
+    return rdev if disk is None else disk
+
+
+def _reached(rdev: int, directly: Callable[[str], Iterator[int]]) -> Iterator[int]:
     waiting, seen = [rdev], {rdev}
     while waiting:
         device = waiting.pop()
         yield device
-        for each in _directly_below(_folder(device)):
+        for each in directly(_folder(device)):
             if each not in seen:
                 seen.add(each)
                 waiting.append(each)
@@ -47,6 +63,20 @@ def _directly_below(folder: str) -> Iterator[int]:
     except FileNotFoundError:  # a partition has none, and is a part of its disk
         below = [f"{folder}/.."] if sysfs.exists(f"{folder}/partition") else []
     yield from (device for path in below if (device := _device(path)) is not None)
+
+
+def _directly_above(folder: str) -> Iterator[int]:
+    above = [f"{folder}/holders/{name}" for name in _entries(f"{folder}/holders")]
+    parts = [f"{folder}/{name}" for name in _entries(folder)]
+    above += [part for part in parts if sysfs.exists(f"{part}/partition")]
+    yield from (device for path in above if (device := _device(path)) is not None)
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - hot
+    except FileNotFoundError:
+        return []
 
 
 def _folder(rdev: int) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import structlog
 
+from reconcilers import block_layer
 from reconcilers.abilities import HostAbilities
-from reconcilers.actual import Actual, Attached, Fault, Source, SourceKind
+from reconcilers.actual import Actual, Attached, Fault, FileId, Source, SourceKind
 from reconcilers.backend import Reconciler
 from reconcilers.blktap.fuse_loop import FuseLoop
 from reconcilers.blktap.nbd.control import NbdDevice
@@ -105,7 +106,6 @@ class Host:
         self._nbd = NbdDevices(instance, grace=nbd_grace)
         self._queue = Queue(lambda key: on_change(key, Trigger.SERVER))
         self._loop = LoopReconciler(self._devices, self.paths)
-        self._block = BlockReconciler(runtime / "claims", self.paths)
         self._blktap = BlktapReconciler(
             runtime,
             abilities.taps,
@@ -117,6 +117,7 @@ class Host:
             patience=server_patience,
             on_server_change=lambda key: on_change(key, Trigger.SERVER),
         )
+        self._block = BlockReconciler(runtime / "claims", self.paths, loops=self._devices, taps=self._blktap.records)
         self._by_backend: dict[Backend, Reconciler] = {
             reconciler.backend: reconciler for reconciler in (self._loop, self._blktap, self._block)
         }
@@ -355,9 +356,9 @@ class Host:
             raise AssertionError(f"{spec.key} has no source to open")
         with ExitStack() as stack:
             pin = await asyncio.to_thread(self._pin, spec.source, spec.chain, stack)
-            async with self._turns.in_turn(pin.source.identity):
+            async with self._turns.in_turn(_turn(pin.source.identity)):
                 if pin.source.kind is SourceKind.BLOCK:
-                    await asyncio.to_thread(lambda: self._block.refuse_taken(pin, spec, self._blktap.records()))
+                    await asyncio.to_thread(self._block.refuse_taken, pin, spec)
                 yield pin
 
     def _pin(self, path: str, chain: Sequence[Layer], stack: ExitStack) -> Pin:
@@ -383,3 +384,8 @@ class Host:
             )
             raise DiskError(Reason.FORMAT_UNSUPPORTED, message)
         return self._by_backend[spec.backend]
+
+
+def _turn(source: FileId) -> FileId:
+    """For what a disk waits its turn: a partition and its disk are one, and nothing else keeps two from having both."""
+    return source if source.inode else FileId(block_layer.whole(source.device), 0)

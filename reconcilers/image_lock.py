@@ -107,3 +107,13 @@ def sole_opener(fd: int) -> bool:
         return False
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return True
+
+
+def used_by_another(fd: int, *, read_only: bool = False, shareable: bool = False) -> bool:
+    """Whether somebody has locked the image open at `fd` in a way that does not go with such a use of it.
+
+    Only asked, so that whoever is to use it can lock it. A guest changes no size, so nobody minds if others deny that.
+    """
+    uses = {_READ} if read_only else {_READ, _WRITE}
+    denies = set() if shareable else {_WRITE, _RESIZE}
+    return _any_held_by_another(fd, [_DENIES + n for n in uses] + [_USES + n for n in denies])

@@ -1,12 +1,13 @@
 """Our loop devices on this host: found by their tags, made, and taken down unless in use."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from reconcilers import block_layer
 from reconcilers.actual import FileId
+from reconcilers.blktap.nbd import control as nbd
 from reconcilers.blktap.tap import TAPS, TapFolder
 from reconcilers.errors import DiskError
 from reconcilers.holders import keepers
@@ -90,6 +91,18 @@ class LoopDevices:
             return None
         anew = diskseq is not None and bound.diskseq is not None and diskseq > bound.diskseq
         return bound.disk if anew or not minors.is_bound(minor) else None
+
+    def over(self, rdevs: Collection[int]) -> list[tuple[str | None, LoopDevice]]:
+        """The loop devices over one of these block devices, each with the id of its disk if it is this instance's.
+
+        A loop device opens what it is on as anybody does, so no exclusive open finds it (drivers/block/loop.c). None
+        is overlooked that does not answer: devtmpfs, where the nodes of block devices are, always does.
+        """
+        return [
+            (self._disk_of(device), device)
+            for device in bound_devices()
+            if device.backing and not device.backing.inode and device.backing.device in rdevs
+        ]
 
     def attach(
         self,
@@ -194,6 +207,18 @@ def devices_over(identity: FileId) -> list[LoopDevice]:
 def guest_disk_below(rdev: int) -> str | None:
     """The guest disk that a block device is, is a part of or stands on, as people call it; None if there is none."""
     for each in block_layer.stack(rdev):
-        if os.major(each) == minors.LOOP_MAJOR and (device := control.describe(os.minor(each))) and device.tag:
-            return device.tag.label
+        tag = _tag(each)
+        if tag:
+            return tag.label
+    return None
+
+
+def _tag(rdev: int) -> Tag | None:
+    match os.major(rdev):
+        case minors.LOOP_MAJOR:
+            loop = control.describe(os.minor(rdev))
+            return loop.tag if loop else None
+        case nbd.MAJOR:
+            device = nbd.describe(os.minor(rdev))
+            return device.tag if device else None
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconcilers.image_lock import lock_image, sole_opener
+from reconcilers.image_lock import lock_image, sole_opener, used_by_another
 from reconcilers.spec import Format
 from tests.images.makers import create
 
@@ -60,6 +60,7 @@ def test_who_may_have_it_together(
 ) -> None:
     with opened(image) as one, opened(image) as other:
         assert lock_image(one, read_only=first[0], shareable=first[1])
+        assert used_by_another(other, read_only=second[0], shareable=second[1]) is not together
         assert lock_image(other, read_only=second[0], shareable=second[1]) is together
 
 

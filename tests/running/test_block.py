@@ -19,6 +19,13 @@ def detach(device: str) -> None:
     subprocess.run(["losetup", "-d", device], check=False, capture_output=True)
 
 
+def take_down(host: Bench) -> None:
+    """Where a test has failed, the next one shall not meet its disks."""
+    for guest, status in list(host.statuses.items()):
+        if status["phase"] != "Down":
+            absent(host, guest)
+
+
 @pytest.fixture
 def make_device(host: Bench) -> Iterator[MakeDevice]:
     """Makes block devices that are none of tapster's doing."""
@@ -30,9 +37,7 @@ def make_device(host: Bench) -> Iterator[MakeDevice]:
         return made[-1]
 
     yield make
-    for guest, status in list(host.statuses.items()):
-        if status["phase"] != "Down":  # the test has failed, and the next one shall not meet its disks
-            absent(host, guest)
+    take_down(host)
     for device in made:
         detach(device)
 

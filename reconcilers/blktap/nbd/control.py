@@ -29,6 +29,9 @@ NOTICE_SECONDS = 2.0
 SOCKET = "nbd"
 """What tapster-nbd.socket calls its descriptor."""
 
+MAJOR = 43
+"""Of every nbd device; the minor is its number, as `scans_partitions` is not allowed (linux/major.h)."""
+
 _GENERIC = 16  # NETLINK_GENERIC
 _one_at_a_time = threading.Lock()
 
