@@ -103,6 +103,13 @@ class Hold:
     held: bool
 
 
+class Claim(NamedTuple):
+    """As what a disk has claimed its block device, and by which others are let in beside it."""
+
+    read_only: bool
+    shareable: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
     """A disk that is there.
@@ -134,6 +141,7 @@ class Attached:
         damage: What the server found wrong with the image while it served it.
         hold: There while somebody wants it held still, and until it goes on. Its size and its like are then what the
             kernel knows, as its server can't be asked.
+        claim: What it has claimed; None if it needs none, as what serves it has locks.
     """
 
     backend: Backend
@@ -157,6 +165,7 @@ class Attached:
     below: tuple[tuple[Layer, FileId], ...] = ()
     damage: str | None = None
     hold: Hold | None = None
+    claim: Claim | None = None
 
     @property
     def serves(self) -> bool:

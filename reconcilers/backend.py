@@ -39,7 +39,7 @@ class Reconciler(Protocol):
         """
 
     async def adopt(self, spec: DiskSpec) -> None:
-        """Finish what an earlier agent began: the device, if it lacks, and the stable path."""
+        """Finish what an earlier agent began: the device, if it lacks, the claim, if it is another, and the path."""
 
     async def detach(self, key: DiskKey) -> None:
         """Take the disk down; raises DeviceInUse if somebody has it open, and then nothing has changed."""

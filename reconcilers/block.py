@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from reconcilers import block_layer, record_file
-from reconcilers.actual import SECTOR, Attached, FileId
+from reconcilers.actual import SECTOR, Attached, Claim, FileId
 from reconcilers.backend import Reconciler, checked_source
 from reconcilers.blktap.tap import TapRecord
 from reconcilers.block_users import User, loop_user, programs_on
@@ -123,6 +123,7 @@ class BlockReconciler:
             server=SERVER,
             server_alive=_is_present(claim),
             linked=self._paths.read(key) == claim.path,
+            claim=Claim(claim.read_only, claim.shareable),
         )
 
     async def attach(self, spec: DiskSpec, pin: Pin, *, replacing: Reconciler | None = None) -> str | None:
@@ -135,9 +136,7 @@ class BlockReconciler:
 
     async def adopt(self, spec: DiskSpec) -> None:
         """See `Reconciler`."""
-        claim = await asyncio.to_thread(self._claim, spec.key)
-        if claim is not None:
-            await asyncio.to_thread(self._paths.point, spec.key, claim.path)
+        await asyncio.to_thread(self._finish, spec)
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device itself is not ours to take down; only the claim and the link are."""
@@ -165,6 +164,17 @@ class BlockReconciler:
         )
         self._claims.mkdir(parents=True, exist_ok=True)
         record_file.write(self._claim_path(spec.key), claim)
+        self._paths.point(spec.key, claim.path)
+
+    def _finish(self, spec: DiskSpec) -> None:
+        claim = self._claim(spec.key)
+        if claim is None:
+            return
+        changed = claim.model_copy(update={"read_only": spec.read_only, "shareable": spec.shareable})
+        if changed != claim:
+            _, others = self._users(claim.rdev, spec.key)
+            _refuse_others(claim.path, spec, others)
+            record_file.write(self._claim_path(spec.key), changed)
         self._paths.point(spec.key, claim.path)
 
     def _let_go(self, key: DiskKey) -> None:

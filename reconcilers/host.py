@@ -312,7 +312,8 @@ class Host:
         """Carry out a step under the disk's user."""
         match step:
             case Adopt(spec, attached):
-                await self._by_backend[attached.backend].adopt(spec)
+                async with self._turns.in_turn(_turn(attached.identity)):  # it may claim its device anew
+                    await self._by_backend[attached.backend].adopt(spec)
             case Grow(attached, size_bytes):
                 await self._by_backend[attached.backend].grow(key, size_bytes)
             case Tune(spec, attached):

@@ -51,7 +51,7 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """All is there but the stable path (or a tap's device): finish what was begun."""
+    """All is there but the stable path, a tap's device or the right claim: finish what was begun."""
 
     spec: DiskSpec
     attached: Attached
@@ -263,7 +263,7 @@ def _plan_present(desired: DiskSpec, source: Source, attached: Attached) -> Step
         return Revive(desired, attached) if revive else Replace(desired, attached, "what serves it is gone")
     if why:
         return Replace(desired, attached, why)
-    if not attached.linked:
+    if not attached.linked or (attached.claim and attached.claim != (desired.read_only, desired.shareable)):
         return Adopt(desired, attached)
     if to_be_tuned:
         return Tune(desired, attached)

@@ -13,6 +13,7 @@ from tests.running.test_block import (
     block_disk,
     detach,
     make_device,
+    reason,
     refused,
     take_down,
     tap_on_device,
@@ -35,6 +36,11 @@ def sliced(path: str | Path, offset: int, size: int, *, more: str = "", driver: 
 
 def slice_of(_target: str, path: str | Path) -> str:
     return sliced(path, MIB, 4 * MIB)
+
+
+def taken(host: Bench, guest: str, by: str) -> None:
+    host.until(lambda: reason(host, guest) == "SourceInUse")
+    assert by in host.disk(guest, "vda")["error"]["message"]
 
 
 @pytest.fixture
@@ -198,3 +204,20 @@ def test_what_reads_beside_a_tap_comes_and_goes(host: Bench, make_device: MakeDe
         host.push_disks(guest, disk("vda", device).replace("</disk>", "<readonly/></disk>"))
         host.until_phase(guest, "vda", "Up")
     absent(host, "block", "tap")
+
+
+def test_a_disk_that_is_to_write_after_all_lets_no_reader_in(host: Bench, make_device: MakeDevice) -> None:
+    device = make_device("turns")
+    host.push_disks("turns", block_disk("vda", device, "<readonly/>"))
+    host.until_phase("turns", "vda", "Up")
+    host.push_disks("reads", block_disk("vda", device, "<readonly/>"))
+    host.until_phase("reads", "vda", "Up")
+    host.push_disks("turns", block_disk("vda", device))
+    taken(host, "turns", "reads/vda")
+    absent(host, "reads")
+    host.until_phase("turns", "vda", "Up")
+    host.push_disks("reads", block_disk("vda", device, "<readonly/>"))
+    assert "turns/vda" in refused(host, "reads")
+    host.push_disks("turns", block_disk("vda", device, "<readonly/>"))
+    host.until_phase("reads", "vda", "Up")
+    absent(host, "turns", "reads")
