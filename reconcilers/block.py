@@ -85,8 +85,8 @@ class BlockReconciler:
         claims = [claim for claim in self.survey() if claim.rdev in tower and _is_present(claim)]
         taps = [tap for tap in self._taps() if tap.on_block_device and tap.device in tower]
         users = [
-            *(User(disk_id(one.key), f"guest disk {one.key}", one.read_only, one.shareable) for one in claims),
-            *(User(disk_id(one.key), f"guest disk {one.key}", one.read_only, shareable=False) for one in taps),
+            *(User(disk_id(one.key), _words(one.key, one.path), one.read_only, one.shareable) for one in claims),
+            *(User(disk_id(one.key), _words(one.key, one.source), one.read_only, shareable=False) for one in taps),
             *(loop_user(disk, device) for disk, device in self._loops.over(tower)),
         ]
         own = [user for user in users if user.disk == disk_id(key)]
@@ -197,6 +197,11 @@ class BlockReconciler:
 def _is_present(claim: BlockClaim) -> bool:
     """Whether the device is still the one that was claimed, and not another one under its number."""
     return block_layer.number(claim.rdev, "diskseq") == claim.diskseq
+
+
+def _words(key: DiskKey, device: str) -> str:
+    """Names the device too, as it may be another one of the same tower."""
+    return f"guest disk {key}, which has {device}"
 
 
 def _refuse_others(path: str, spec: DiskSpec, others: Iterable[User]) -> None:

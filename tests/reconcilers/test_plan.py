@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcilers.actual import Actual, Attached, Fault, FileId, Hold, Source, SourceKind, TapFacts
+from reconcilers.actual import Actual, Attached, Claim, Fault, FileId, Hold, Source, SourceKind, TapFacts
 from reconcilers.blktap.kinds import DeviceKind, ServerKind
 from reconcilers.plan import (
     Adopt,
@@ -122,6 +122,8 @@ CASES: dict[str, tuple[DiskSpec | None, Source | Fault | None, Attached | None, 
     "another sector size": (replace(LOOP, logical_block_size=4096), FILE, ON_LOOP, Replace, "4096"),
     "no sector size said": (LOOP, FILE, replace(ON_LOOP, logical_block_size=4096), Nothing, "AsDesired"),
     "read-only over a writable block": (replace(PHY, read_only=True), BLOCK, ON_BLOCK, Nothing, "AsDesired"),
+    "a claimed block is to write": (PHY, BLOCK, replace(ON_BLOCK, claim=Claim(True, False)), Adopt, ""),
+    "a claimed block as desired": (PHY, BLOCK, replace(ON_BLOCK, claim=Claim(False, False)), Nothing, "AsDesired"),
     "another device": (PHY, replace(BLOCK, identity=FileId(3, 0)), ON_BLOCK, Replace, "image"),
     "direct I/O not granted": (DIRECT, FILE, replace(ON_LOOP, asked=DIRECT.tuning), Nothing, "AsDesired"),
     "direct I/O not wanted": (LOOP, FILE, replace(ON_LOOP, tuning=DIRECT.tuning, asked=DIRECT.tuning), Tune, ""),

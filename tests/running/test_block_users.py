@@ -142,7 +142,7 @@ def test_a_disk_and_its_partition_are_one(
     host.push_disks("first", disk("vda", one))
     host.until_phase("first", "vda", "Up")
     host.push_disks("second", block_disk("vda", other))
-    assert "first/vda" in refused(host, "second")
+    assert f"first/vda, which has {one};" in refused(host, "second")
     absent(host, "first")
     host.until_phase("second", "vda", "Up")
     absent(host, "second")
