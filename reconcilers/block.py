@@ -87,7 +87,7 @@ class BlockReconciler:
         users = [
             *(User(disk_id(one.key), _words(one.key, one.path), one.read_only, one.shareable) for one in claims),
             *(User(disk_id(one.key), _words(one.key, one.source), one.read_only, shareable=False) for one in taps),
-            *(loop_user(disk, device) for disk, device in self._loops.over(tower)),
+            *(loop_user(disk, device, rdev) for disk, device in self._loops.over(tower)),
         ]
         own = [user for user in users if user.disk == disk_id(key)]
         return own, [user for user in users if user not in own]

@@ -4,6 +4,7 @@ import os
 import select
 from typing import NamedTuple
 
+from reconcilers.actual import FileId
 from reconcilers.holders import GLANCE_SECONDS, DeviceHolders
 from reconcilers.image_lock import used_by_another
 from reconcilers.loop.control import LoopDevice
@@ -30,10 +31,11 @@ class User(NamedTuple):
         return (spec.shareable and self.shareable) or (spec.read_only and self.read_only)
 
 
-def loop_user(disk: str | None, device: LoopDevice) -> User:
-    """A loop device as a user of what it is on. Whether a disk of ours is shareable, its locks on the device tell."""
+def loop_user(disk: str | None, device: LoopDevice, rdev: int) -> User:
+    """A loop device as a user of block device `rdev`. Whether a disk of ours is shareable, its locks on that tell."""
     who = f"guest disk {device.tag.label}" if device.tag else "a loop device that tapster did not make"
-    return User(disk, f"{who} ({device.path})", device.read_only, shareable=device.tag is not None)
+    tells = device.tag is not None and device.backing == FileId(rdev, 0)
+    return User(disk, f"{who} ({device.path})", device.read_only, shareable=tells)
 
 
 class Programs(NamedTuple):

@@ -207,8 +207,7 @@ def devices_over(identity: FileId) -> list[LoopDevice]:
 def guest_disk_below(rdev: int) -> str | None:
     """The guest disk that a block device is, is a part of or stands on, as people call it; None if there is none."""
     for each in block_layer.stack(rdev):
-        tag = _tag(each)
-        if tag:
+        if tag := _tag(each):
             return tag.label
     return None
 

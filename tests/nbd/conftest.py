@@ -12,6 +12,7 @@ from tests.workbench import Bench
 from tests.workbench import bench as running_bench
 
 SETTINGS = "[blktap]\nservers = ['storage-daemon']\ndevices = ['nbd']\nstart_timeout = 60\n"
+SETTINGS += "[images]\ndevices = ['/dev/nbd*']\n"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

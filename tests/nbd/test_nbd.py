@@ -100,6 +100,17 @@ def test_data_goes_both_ways(nbd_bench: Bench, fmt: str, qemu: str) -> None:
     assert after.read_bytes()[BLOCK : BLOCK + len(pattern)] == pattern
 
 
+def test_one_guests_device_is_not_another_guests_disk(nbd_bench: Bench) -> None:
+    bench = nbd_bench
+    device = bring_up(bench, "aio", bench.image("a.img", BLOCK * BLOCKS))
+    bench.push_disks("thief", f"<disk type='block'><source dev='{device}'/><target dev='vda'/></disk>")
+    bench.until(lambda: "vm1/vda" in ((bench.disk("thief", "vda").get("error") or {}).get("message") or ""))
+    assert bench.disk("thief", "vda")["phase"] == "Refused"
+    bench.absent("thief")
+    bench.until_guest("thief", "Down")
+    take_down(bench)
+
+
 def test_a_guest_notices_nothing_but_a_pause_when_servers_die(nbd_bench: Bench) -> None:
     bench = nbd_bench
     bring_up(bench, "aio", bench.image("a.img", BLOCK * BLOCKS))

@@ -124,6 +124,20 @@ def test_a_device_under_a_loop_device_of_somebody_elses_is_refused(
     absent(host, "below")
 
 
+def test_slices_are_shared_by_those_who_say_so(host: Bench, make_device: MakeDevice) -> None:
+    device = make_device("slices")
+    for guest in ("share-a", "share-b"):
+        host.push_disks(guest, sliced(device, MIB, 4 * MIB, more="<shareable/>"))
+        host.until_phase(guest, "vda", "Up")
+    host.push_disks("share-c", block_disk("vda", device, "<shareable/>"))
+    host.until_phase("share-c", "vda", "Up")
+    host.push_disks("share-d", block_disk("vda", device))
+    refused(host, "share-d")
+    absent(host, "share-a", "share-b", "share-c")
+    host.until_phase("share-d", "vda", "Up")
+    absent(host, "share-d")
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize(("offset", "size"), [(15 * MIB, 2 * MIB), (16 * MIB, MIB), (MIB, 256)])
 def test_a_slice_that_the_image_has_not_is_refused(host: Bench, driver: str, offset: int, size: int) -> None:
