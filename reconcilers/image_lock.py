@@ -53,6 +53,11 @@ def _unshared_writer(fd: int) -> bool:
     return all(_held_by_another(fd, one) for one in (_USES + _WRITE, _DENIES + _WRITE))
 
 
+def _in_the_way(fd: int, uses: set[int], denies: set[int]) -> bool:
+    clash = _any_held_by_another(fd, [_DENIES + n for n in uses] + [_USES + n for n in denies])
+    return clash or (_WRITE_UNSHARED in denies and _unshared_writer(fd))
+
+
 def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
     """Lock the image open at `fd` (readable) for as long as that open file lives.
 
@@ -73,10 +78,7 @@ def lock_image(fd: int, *, read_only: bool, shareable: bool) -> bool:
     try:
         for byte in [_USES + n for n in uses] + [_DENIES + n for n in denies]:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, byte))
-        alone = not (
-            _any_held_by_another(fd, [_DENIES + n for n in uses] + [_USES + n for n in denies])
-            or (_WRITE_UNSHARED in denies and _unshared_writer(fd))
-        )
+        alone = not _in_the_way(fd, uses, denies)
     except OSError as error:
         if error.errno not in {errno.EAGAIN, errno.EACCES}:
             raise DiskError(
@@ -114,6 +116,5 @@ def used_by_another(fd: int, *, read_only: bool = False, shareable: bool = False
 
     Only asked, so that whoever is to use it can lock it. A guest changes no size, so nobody minds if others deny that.
     """
-    uses = {_READ} if read_only else {_READ, _WRITE}
-    denies = set() if shareable else {_WRITE, _RESIZE}
-    return _any_held_by_another(fd, [_DENIES + n for n in uses] + [_USES + n for n in denies])
+    uses, denies = _USES_AND_DENIES[read_only, shareable]
+    return _in_the_way(fd, uses - {_RESIZE}, denies)
