@@ -8,7 +8,7 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 import aiomqtt
@@ -35,11 +35,13 @@ class Operator:
     Attributes:
         topics: The fleet's topics.
         complete: False once the broker kept the nonce back, so that something retained may be missing.
+        overhear: Called once with each message, in order, whoever reads it and whatever becomes of it then.
     """
 
     def __init__(self, connection: Connection, topics: FleetTopics, client: str) -> None:
         self.topics = topics
         self.complete = True
+        self.overhear: Callable[[Message], None] = lambda _: None
         self._connection = connection
         self._sync = topics.operator(client, "sync")
         self._replies = topics.operator(client, "replies")
@@ -61,6 +63,14 @@ class Operator:
             yield message
         self.complete = False
 
+    async def catch_up(self) -> None:
+        """Overhear all that the broker has for us now; `message` gives it afterwards.
+
+        Of a broker that keeps the nonce back only that is heard that `message` is waited for.
+        """
+        if self.complete:
+            self._pending.extendleft(reversed([message async for message in self.arriving()]))
+
     async def message(self, seconds: float | None = None) -> Message | None:
         """The next message, or None if there is none for so many seconds."""
         if not self._pending:
@@ -71,6 +81,8 @@ class Operator:
                 return None
             self._connection.acknowledge(batch)
             self._pending.extend(map(Message.received, batch))
+            for message in self._pending:
+                self.overhear(message)
         return self._pending.popleft()
 
     async def publish(self, topic: str, payload: bytes) -> None:

@@ -19,7 +19,7 @@ from agent.rollout.begin import EVERYWHERE, NO_BLIND_SEAL, Terms, begin
 from agent.rollout.claim import claim, read_ledger, rivals
 from agent.rollout.drive import Drive
 from agent.rollout.record import ENDED, Phase, Record, new_id
-from agent.rollout.seat import Seat, seat, whoami
+from agent.rollout.seat import Run, Seat, seat, whoami
 from agent.rollout.waves import Share
 from agent.settings import Settings
 from agent.trust.seal import Seal
@@ -29,6 +29,9 @@ FAILURES_TOLD = 20
 
 AGAIN_SECONDS = 2.0
 """Pause before a lost broker is tried again."""
+
+Check = Callable[[Record], None]
+"""Raises what speaks against going on with a rollout as it stands."""
 
 Act = Callable[[Drive, Record], Awaitable[bool]]
 """What is done from the driver's seat; says whether it came to the end that was asked for."""
@@ -73,16 +76,17 @@ def resume(rollout: str, *, max_failed: Share | None, take_over: bool, settings:
     """
 
     async def taken_up(place: Seat) -> Record:
-        record = await found(place, rollout)
-        _check_free(record, take_over=take_over)
-        _check_unsigned(record)
-        if record.state and record.state.phase in ENDED:
-            raise UnknownError(f"rollout {rollout} is {record.state.phase}, so there is nothing to go on with")
+        def check(record: Record) -> None:
+            _check_free(record, place, take_over=take_over)
+            _check_unsigned(record)
+            if record.state and record.state.phase in ENDED:
+                raise UnknownError(f"rollout {rollout} is {record.state.phase}, so there is nothing to go on with")
+
+        record = await _sat_down(place, rollout, check)
         others = rivals(record, (await read_ledger(place.op)).records().values())
         if others:
             raise UnknownError(f"rollout {others[0].id} is under way on some of its hosts; wait for it, or abort it")
         if record.state and record.state.phase is Phase.CLAIMING:
-            await place.take()
             await claim(place.op, record)
         if max_failed is not None:
             limit = max_failed.at_most_of(record.plan.hosts)
@@ -109,15 +113,17 @@ def abort(rollout: str, *, rollback: bool, settings: Settings, output: str) -> i
         output: As for `start`.
     """
 
-    async def taken_up(place: Seat) -> Record:
-        record = await found(place, rollout)
+    def check(record: Record) -> None:
         if record.state and record.state.phase in ENDED:
             raise UnknownError(f"rollout {rollout} is {record.state.phase} already; `tapster rollout undo {rollout}`")
-        return record
+        if rollback:
+            _check_unsigned(record)
+
+    async def taken_up(place: Seat) -> Record:
+        return await _sat_down(place, rollout, check)
 
     async def end(drive: Drive, record: Record) -> bool:
         if rollback:
-            _check_unsigned(record)
             return await _restore(drive)
         wave = f"wave {record.state.wave if record.state else 0} of {record.plan.waves}"
         await drive.stand(Phase.ABORTED, f"in {wave}, by {whoami()}; what was published stays")
@@ -137,14 +143,16 @@ def undo(rollout: str, *, take_over: bool, settings: Settings, output: str) -> i
     """
 
     async def taken_up(place: Seat) -> Record:
-        record = await found(place, rollout)
-        _check_free(record, take_over=take_over)
-        if record.state and record.state.phase is Phase.ROLLED_BACK:
-            raise UnknownError(f"rollout {rollout} is rolled back already")
-        return record
+        def check(record: Record) -> None:
+            _check_free(record, place, take_over=take_over)
+            if record.state and record.state.phase is Phase.ROLLED_BACK:
+                raise UnknownError(f"rollout {rollout} is rolled back already")
+            _check_unsigned(record)
+
+        return await _sat_down(place, rollout, check)
 
     async def back(drive: Drive, record: Record) -> bool:
-        _check_unsigned(record)
+        del record
         return await _restore(drive)
 
     return _drive(rollout, taken_up, back, settings, output)
@@ -170,19 +178,19 @@ def _drive(
     seal: Seal | None = None,
 ) -> int:
     """Begin, act from the driver's seat, and say what came of it; a broker that goes away meanwhile is waited for."""
-    begun = list[Record]()
+    this = Run()
 
     async def work() -> tuple[Record, Drive, bool]:
         while True:
             try:
-                async with seat(settings, rollout) as place:
-                    record = await (found(place, rollout) if begun else first(place))
-                    begun.append(record)
+                async with seat(settings, rollout, this) as place:
+                    record = await (_back(place, rollout) if this.states else first(place))
+                    this.states.append(record.state)
                     drive = await _seated(place, record, settings, seal=seal)
                     with progress(record) as drive.show:
                         return record, drive, await act(drive, record)
             except BusError as error:
-                if not begun or seal is not None:
+                if not this.states or seal is not None:
                     raise
                 say(f"{error}; trying again, and Ctrl-C leaves it to `tapster rollout resume {rollout}`")
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -193,18 +201,26 @@ def _drive(
     return run(work(), show, rollout)
 
 
+async def _sat_down(place: Seat, rollout: str, check: Check) -> Record:
+    """Take the seat, and only then read what is acted upon. It is checked before, too: nobody is unseated in vain."""
+    before = await found(place, rollout)
+    _check_whole(before)
+    check(before)
+    await place.take_over()
+    record = await found(place, rollout)
+    _check_whole(record)
+    check(record)
+    return record
+
+
+async def _back(place: Seat, rollout: str) -> Record:
+    """Sit down again after the broker was away, unless somebody else has been at it."""
+    return await _sat_down(place, rollout, lambda record: _check_untouched(record, place))
+
+
 async def _seated(place: Seat, record: Record, settings: Settings, *, seal: Seal | None) -> Drive:
-    """Take the seat, with the newest of what is known about the hosts."""
-    if not record.whole:
-        raise UnknownError(
-            f"rollout {record.id} is not whole on the bus: waves or its state are missing; "
-            f"`tapster rollout forget {record.id}`, and begin a new one"
-        )
+    """With the newest of what is known about the hosts."""
     census = await take_census(place.op, EVERYWHERE, [record.plan.guest])
-    await place.take()
-    for message in await place.op.retained(place.op.topics.rollout(record.id, "driver")):
-        await place.heard(message)
-        census.take(message)
     return Drive(place, record, census, limit=settings.limits.document_bytes, seal=seal)
 
 
@@ -212,6 +228,8 @@ async def _roll(drive: Drive, record: Record) -> bool:
     if record.state and record.state.phase is Phase.ROLLING_BACK:  # the broker was away while it was taken back
         await drive.restore()
         return False
+    if record.state and record.state.phase in ENDED:  # it went away before it could answer that it has this
+        return record.state.phase is Phase.DONE
     _tell_who_is_away(drive, record)
     wave = record.state.wave if record.state else 1
     await drive.stand(Phase.ROLLING, f"wave {wave} of {record.plan.waves}", wave=wave)
@@ -270,8 +288,39 @@ def _check_unsigned(record: Record) -> None:
         raise RefusedError(f"rollout {record.id}: {NO_BLIND_SEAL}")
 
 
-def _check_free(record: Record, *, take_over: bool) -> None:
-    if record.driven and record.driver and not take_over:
+def _check_whole(record: Record) -> None:
+    if not record.whole:
+        raise UnknownError(
+            f"rollout {record.id} is not whole on the bus: waves or its state are missing; "
+            f"`tapster rollout forget {record.id}`, and begin a new one"
+        )
+
+
+def _check_untouched(record: Record, place: Seat) -> None:
+    state, driver, command = record.state, record.driver, "tapster rollout"
+    if state and state not in place.run.states:
+        what = f"{state.operator} has brought it to {state.phase} ({state.message})"
+    elif driver and driver.session not in place.run.sessions:
+        what = f"{driver.operator} {'drives it now' if driver.driving else 'has driven it'}"
+    else:
+        return
+    if state and state.phase in ENDED:
+        remedy = f"see `{command} status {record.id}`; what is still to go out needs a new rollout"
+    elif record.driven:
+        remedy = (
+            f"see `{command} status {record.id}`, or agree with them and `{command} resume {record.id} --take-over`"
+        )
+    else:
+        remedy = f"go on with `{command} resume {record.id}`, or end it with `{command} abort {record.id}`"
+    raise UnknownError(
+        f"rollout {record.id}: {what} while the broker was away from here, and nothing more is published from here; "
+        f"{remedy}"
+    )
+
+
+def _check_free(record: Record, place: Seat, *, take_over: bool) -> None:
+    mine = record.driver is not None and record.driver.session == place.me.session
+    if record.driven and record.driver and not mine and not take_over:
         raise UnknownError(
             f"rollout {record.id} is driven by {record.driver.operator} now; end that with Ctrl-C there, or say "
             "--take-over to go on with it from here"

@@ -77,9 +77,13 @@ def drop(rollout: str, *, settings: Settings) -> int:
     async def work() -> None:
         async with operator(settings) as op:
             record = await found(op, rollout)
-            if record.under_way:
+            if record.under_way and record.whole:
                 raise UnknownError(
                     f"rollout {rollout} is under way; end it with `tapster rollout abort {rollout}` first"
+                )
+            if record.under_way and record.driven and record.driver:  # what is not whole can't be ended, only forgotten
+                raise UnknownError(
+                    f"rollout {rollout} is driven by {record.driver.operator} now; end that with Ctrl-C there first"
                 )
             await forget(op, record)
 

@@ -1,7 +1,8 @@
 """Driving a rollout: what was decided is done, and what comes of it is seen. Effects only; `decision` decides.
 
 Before a wave's documents are published, all that is needed to know them again stands on the bus, so a drive may end
-anywhere, and another goes on: documents that are there are not published again, those that are not are.
+anywhere, and another goes on: documents that are there are not published again, those that are not are. And before
+anything is written, it is asked whether the seat is still ours; `seat` says what that is good for.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ from agent.rollout.record import Phase, Record, RolloutState, RolloutWave, wave_
 from agent.rollout.seat import Seat
 from agent.status import now
 from agent.trust.seal import Seal
+
+PART = 200
+"""Documents that are published between two looks at the seat."""
 
 
 @dataclass(slots=True)
@@ -142,6 +146,8 @@ class Drive:
             operator=self._seat.me.operator,
             changed_at=now(),
         )
+        await self._seat.look()
+        self._seat.run.states.append(state)  # before: the broker may have it although we are never told
         await self._op.publish(self._op.topics.rollout(self._record.id, "state"), state.model_dump_json().encode())
         self._record.state = state
         return state
@@ -216,6 +222,7 @@ class Drive:
         if wave != record.waves[wave.number]:
             kept = [(topics.rollout(record.id, "before", key), one.payload) for key, one in before.items()]
             await self._op.publish_all(kept)
+            await self._seat.look()
             await self._op.publish(*wave_message(record.id, wave, topics))
             record.waves[wave.number] = wave
             record.before |= before
@@ -241,9 +248,12 @@ class Drive:
             if not one.over
             and ((there := census.own_message(one.host or "", one.guest)) is None or there.payload != one.payload)
         ]
-        await self._op.publish_all((one.topic(topics), one.payload) for one in missing)
-        for one in missing:  # their echo may come late, and until then they would count as not published
-            census.take(Message(one.topic(topics), one.payload))
+        for start in range(0, len(missing), PART):
+            part = missing[start : start + PART]
+            await self._seat.look()
+            await self._op.publish_all((one.topic(topics), one.payload) for one in part)
+            for one in part:  # their echo may come late, and until then they would count as not published
+                census.take(Message(one.topic(topics), one.payload))
         self._wave.follower = Follower(census.fleet, self._wave.deliveries, self._loop.time())
         self._wave.deadline = self._loop.time() + self._record.plan.timeout_s
         self.show(self.tally())
@@ -255,7 +265,7 @@ class Drive:
         while wave.follower and wave.follower.open and not self._overtaken:
             message = await self._op.message(max(0.0, until - self._loop.time()))
             if message is not None:
-                await self._seat.heard(message)
+                await self._seat.check()
                 self._heard(message)
             if self._loop.time() >= until:
                 break
