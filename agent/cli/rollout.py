@@ -228,8 +228,6 @@ async def _roll(drive: Drive, record: Record) -> bool:
     if record.state and record.state.phase is Phase.ROLLING_BACK:  # the broker was away while it was taken back
         await drive.restore()
         return False
-    if record.state and record.state.phase in ENDED:  # it went away before it could answer that it has this
-        return record.state.phase is Phase.DONE
     _tell_who_is_away(drive, record)
     wave = record.state.wave if record.state else 1
     await drive.stand(Phase.ROLLING, f"wave {wave} of {record.plan.waves}", wave=wave)

@@ -15,16 +15,13 @@ class Line:
 
     Attributes:
         hold_at: Once the driver sends this, it and all after it is held until `release`.
-        cut_after: Once the driver has sent this, the broker gets it, its answer is lost, and the line is cut.
         held: Set once something is held.
     """
 
     def __init__(self, broker: BrokerSettings) -> None:
-        self.hold_at = self.cut_after = b""
+        self.hold_at = b""
         self.held = threading.Event()
         self._released = threading.Event()
-        self._answered = threading.Event()
-        self._deaf = False
         self._broker = (broker.host, broker.port)
         self._ends: list[socket.socket] = []
         self.port = free_port()
@@ -64,25 +61,28 @@ class Line:
                 threading.Thread(target=self._in, args=(broker, driver), daemon=True).start()
 
     def _out(self, driver: socket.socket, broker: socket.socket) -> None:
-        with suppress(OSError), driver, broker:
+        with suppress(OSError), _both_ending(driver, broker):
             while data := driver.recv(1 << 20):
                 if self.hold_at and self.hold_at in data:
                     self.held.set()
                     self._released.wait(PATIENCE)
-                self._deaf = bool(self.cut_after) and self.cut_after in data
                 broker.sendall(data)
-                if self._deaf:
-                    self._answered.wait(PATIENCE)
-                    self.cut_after, self._deaf = b"", False
-                    self.cut()
 
     def _in(self, broker: socket.socket, driver: socket.socket) -> None:
-        with suppress(OSError), driver, broker:
+        with suppress(OSError), _both_ending(driver, broker):
             while data := broker.recv(1 << 20):
-                if self._deaf:
-                    self._answered.set()
-                else:
-                    driver.sendall(data)
+                driver.sendall(data)
+
+
+@contextmanager
+def _both_ending(*ends: socket.socket) -> Iterator[None]:
+    """Not closed: where another thread still reads one, the kernel would keep that open, and tell nobody."""
+    try:
+        yield
+    finally:
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
