@@ -29,7 +29,7 @@ key_file = "/root/operator/operator.key"
 pytestmark = pytest.mark.skipif(not PROGRAMS.exists(), reason="run deploy/test --system once, which installs Ansible")
 
 
-def ansible(program: str, *words: str | Path) -> str:
+def ansible(program: str, *words: str | Path, succeeds: bool = True) -> str:
     environment = os.environ | {
         "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
         "ANSIBLE_NOCOLOR": "1",
@@ -40,7 +40,7 @@ def ansible(program: str, *words: str | Path) -> str:
     done = subprocess.run(
         [PROGRAMS / program, *words], cwd=ROLE, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert (done.returncode == 0) is succeeds, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
 
 
@@ -86,8 +86,9 @@ def inventory(machine: Machine, folder: Path) -> Path:
     return file
 
 
-def play(hosts: Path, package: Path) -> str:
-    return ansible("ansible-playbook", "-i", hosts, "-e", f"tapster_package={package}", "site.yml")
+def play(hosts: Path, package: Path, *words: str, succeeds: bool = True) -> str:
+    package_is = f"tapster_package={package}"
+    return ansible("ansible-playbook", "-i", hosts, "-e", package_is, *words, "site.yml", succeeds=succeeds)
 
 
 def test_install_upgrade_and_nothing_to_do(base_root: Path, packages: Packages, tmp_path: Path) -> None:
@@ -112,3 +113,8 @@ def test_install_upgrade_and_nothing_to_do(base_root: Path, packages: Packages, 
             machine.in_step()
             assert f"tapster {NEWER}" in machine.shell("tapster status --config /root/operator.toml")
         assert "changed=0" in play(hosts, packages.newer)
+
+        wrong = json.dumps({"tapster_settings": {"broker": {"hots": "localhost"}}})
+        assert "did you mean host?" in play(hosts, packages.newer, "-e", wrong, succeeds=False)
+        assert "changed=0" not in play(hosts, packages.newer)
+        machine.in_step()
