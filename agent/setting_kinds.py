@@ -13,6 +13,9 @@ from reconcilers.spec import Format
 CREDENTIAL = "credential:"
 """What a secret's setting begins with where systemd hands the secret over."""
 
+SERVICE_CREDENTIALS = Path("/run/credentials/tapster.service")
+"""Where those of the agent's unit are while it runs: an operator's commands have none of their own."""
+
 
 def _no_truth(value: object) -> object:
     if isinstance(value, bool):
@@ -42,15 +45,19 @@ def _absolute(path: Path) -> Path:
 
 
 def _credential(value: object) -> object:
-    """The file of a systemd credential (systemd.exec(5), LoadCredential=), which the service alone can read."""
+    """The file of a systemd credential (systemd.exec(5), LoadCredential=): this process's own, or else the agent's."""
     if not isinstance(value, str) or not value.startswith(CREDENTIAL):
         return value
     name, folder = value.removeprefix(CREDENTIAL), os.environ.get("CREDENTIALS_DIRECTORY")
     if "/" in name or name in ("", ".", ".."):
         raise ValueError("a credential's name is a file name, as after LoadCredential= in the unit")
-    if not folder:
-        raise ValueError("systemd gives this process no credentials; add LoadCredential= to the unit, or name a file")
-    return Path(folder, name)
+    if folder:
+        return Path(folder, name)
+    file = SERVICE_CREDENTIALS / name
+    if not os.access(file, os.R_OK):
+        why = f"systemd gives this process no credentials, and {file} can't be read"
+        raise ValueError(f"{why}; start the agent, add LoadCredential= to its unit, or name a file")
+    return file
 
 
 def no_builtin(groups: tuple[str, ...]) -> tuple[str, ...]:

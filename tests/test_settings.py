@@ -60,12 +60,25 @@ def test_a_secret_may_be_a_credential_of_systemd(file: Path, tmp_path: Path, mon
     file.write_text('[broker]\npassword_file = "credential:broker"\n[broker.tls]\nca_file = "credential:ca.pem"\n')
     assert "password_file = 'credential:broker'" in problems(file)
     assert "systemd gives this process no credentials" in problems(file)
+    assert "/run/credentials/tapster.service/broker can't be read" in problems(file)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert load(file).broker.password_file == tmp_path / "broker"
     assert load(file).broker.tls.ca_file == tmp_path / "ca.pem"
     for name in ("", "..", "../x", "/etc/shadow"):
         file.write_text(f'[broker]\npassword_file = "credential:{name}"\n')
         assert "a credential's name is a file name" in problems(file)
+
+
+def test_commands_outside_the_unit_take_the_agents_credentials(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.setting_kinds.SERVICE_CREDENTIALS", tmp_path)
+    file.write_text('[broker]\npassword_file = "credential:tapster.password"\n')
+    assert "systemd gives this process no credentials" in problems(file)
+    (tmp_path / "tapster.password").write_text("secret")
+    assert load(file).broker.password_file == tmp_path / "tapster.password"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "own"))
+    assert load(file).broker.password_file == tmp_path / "own/tapster.password"
 
 
 def test_lists_and_labels_are_comma_separated_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,10 @@ def test_secrets_come_as_credentials(machine: Machine) -> None:
     machine.shell("systemctl restart mosquitto tapster")
     machine.in_step()
     assert machine.run("tapster", "status", check=False).stdout.startswith("host ")
+    machine.configure(more.format("credential:tapster.password"))
+    machine.shell("systemctl restart tapster")
+    machine.in_step()
+    assert machine.run("tapster", "status", check=False).stdout.startswith("host ")
     assert machine.shell("stat -c %a /run/credentials/tapster.service/tapster.password").strip() in {"400", "440"}
     machine.push("vm1", tap_disk("vda", machine.image("a.raw")))
     machine.shell("dd if=/run/tapster/disks/vm1/vda of=/dev/null bs=4k count=1 iflag=direct status=none")
