@@ -6,6 +6,8 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL
 
@@ -196,3 +198,53 @@ def test_mistakes_are_told(certificates: Certificates, words: str, says: str) ->
     )
     assert done.returncode in (1, 2)
     assert says in done.stderr
+
+
+def mistaken(folder: Path, *words: str, days: str = "30") -> str:
+    """What the script says, called by a relative path, with the folder's own programs first."""
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "DAYS": days}
+    command = ["./make-certificates", os.path.relpath(folder, KIT), *words]
+    done = subprocess.run(command, check=False, cwd=KIT, env=environment, capture_output=True, text=True)
+    assert done.returncode in (1, 2)
+    return done.stderr
+
+
+@contextmanager
+def failing_openssl(folder: Path) -> Iterator[None]:
+    """One that makes keys and fails at what an authority is to sign."""
+    program = folder / "openssl"
+    program.write_text('#!/bin/sh\n[ "$1" != ca ] || exit 1\nexec /usr/bin/openssl "$@"\n')
+    program.chmod(0o755)
+    yield
+    program.unlink()
+
+
+def files_in(folder: Path) -> set[Path]:
+    return {file for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("words", ["guest x", "host", "revoke host", "authorities more"])
+def test_wrong_words_make_nothing(tmp_path: Path, words: str) -> None:
+    assert "make-certificates FOLDER host db1" in mistaken(tmp_path / "ca", *words.split())
+    assert "there are no authorities" in mistaken(tmp_path / "ca", "host", "db1")
+    assert not (tmp_path / "ca").exists()
+
+
+@pytest.mark.parametrize("words", ["host db9", "operator eve", "broker other.example.net"])
+def test_what_fails_leaves_nothing_in_its_place(tmp_path: Path, words: str) -> None:
+    made = Certificates(tmp_path)
+    for file in (tmp_path / "mosquitto").glob("broker.*"):
+        file.unlink()
+    before = files_in(tmp_path)
+    assert "DAYS is 'abc'" in mistaken(tmp_path, *words.split(), days="abc")
+    with failing_openssl(tmp_path):
+        assert "openssl failed" in mistaken(tmp_path, *words.split())
+    assert files_in(tmp_path) == before
+    made.make(*words.split())
+
+
+def test_authorities_are_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    with failing_openssl(tmp_path):
+        assert "openssl failed" in mistaken(tmp_path, "authorities")
+    assert files_in(tmp_path) == set()
+    Certificates(tmp_path).make("host", "db1")
