@@ -149,3 +149,17 @@ async def test_a_host_cannot_take_over_anothers_session(broker: KitBroker) -> No
         async with asyncio.timeout(5):
             (message,) = await victim.batch()
         assert message.payload == b"queued"
+
+
+async def test_operators_alone_see_how_the_broker_fares(broker: KitBroker) -> None:
+    async with alice(broker) as op, host(broker) as own:
+        for connection in (op, own):
+            await connection.follow(["$SYS/broker/heap/current"])
+        async with asyncio.timeout(30):
+            (message, *_) = await op.batch()
+        assert int(message.payload) > 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await own.batch()
+        with pytest.raises(DeniedError, match="access list"):
+            await op.deliver("$SYS/broker/heap/current", b"0")
