@@ -15,11 +15,11 @@ from cryptography.x509.oid import NameOID
 from agent.bus.connection import Connection, DeniedError, tls_context
 from agent.bus.explain import explain
 from agent.bus.topics import FleetTopics
-from agent.doctor.finding import Finding, Findings, ok, problem, warning
+from agent.doctor.finding import GUIDES, Finding, Findings, ok, problem, warning
 from agent.setting_sections import BrokerSettings
 from agent.settings import Settings
 
-ACCESS_LIST = "see the message; an access list that works is deploy/broker/hosts.acl"
+ACCESS_LIST = f"see the message; an access list that works is broker/hosts.acl, {GUIDES}"
 
 SOON = timedelta(days=30)
 """A certificate that ends within this time is told of."""

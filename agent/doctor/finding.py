@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+GUIDES = "in deploy/ or /usr/share/doc/tapster"
+"""Where the guides and the broker kit are: in a checkout, or on a host with the package."""
+
 
 class Level(StrEnum):
     """How bad it is."""

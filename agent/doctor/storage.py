@@ -8,7 +8,7 @@ import textwrap
 from contextlib import closing
 from pathlib import Path
 
-from agent.doctor.finding import Finding, Findings, ok, problem, warning
+from agent.doctor.finding import GUIDES, Finding, Findings, ok, problem, warning
 from agent.settings import Settings
 from agent.store_file import quick_check
 from reconcilers.errors import DiskError
@@ -59,7 +59,7 @@ def _store(path: Path, agent_pid: int | None) -> Findings:
     except sqlite3.DatabaseError as error:
         problems = (str(error),)
     if problems:
-        mend = "restore it from a backup, or move it away and push every definition again (deploy/OPERATING.md)"
+        mend = f"restore it from a backup, or move it away and push every definition again (OPERATING.md, {GUIDES})"
         yield problem("store", f"{path} is damaged: {textwrap.shorten(problems[0], WORDS_LENGTH)}", mend)
     else:
         yield ok("store", f"{path} is sound")

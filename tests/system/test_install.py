@@ -1,5 +1,9 @@
 """The package on a booted Debian: what apt, dpkg and systemd make of it."""
 
+import subprocess
+from pathlib import Path
+
+from tests.system.conftest import Packages
 from tests.system.machine import Machine
 from tests.workbench import loop_disk, tap_disk
 
@@ -20,3 +24,17 @@ def test_a_guest_of_each_backend_comes_up(machine: Machine) -> None:
     assert {name: disk["phase"] for name, disk in machine.disks().items()} == {"vm1/vda": "Up", "vm1/vdb": "Up"}
     size = machine.shell("blockdev --getsize64 /run/tapster/disks/vm1/vda /run/tapster/disks/vm1/vdb")
     assert size.split() == ["67108864"] * 2
+
+
+def test_the_guides_are_readable_and_certificates_can_be_made_with_what_the_package_has(
+    packages: Packages, tmp_path: Path
+) -> None:
+    """Looked at unpacked, since the machine leaves /usr/share/doc out."""
+    subprocess.run(["dpkg-deb", "--extract", packages.current, tmp_path], check=True)
+    unit = (tmp_path / "lib/systemd/system/tapster.service").read_text()
+    (named,) = (line.removeprefix("Documentation=file:/") for line in unit.splitlines() if "Documentation=" in line)
+    guides = tmp_path / "usr/share/doc/tapster"
+    assert tmp_path / named == guides / "README.md"
+    for name in ("README.md", "OPERATING.md", "broker/hosts.acl"):
+        assert (guides / name).read_text()
+    subprocess.run([guides / "broker/make-certificates", tmp_path / "ca", "authorities"], check=True)

@@ -50,6 +50,14 @@ def test_a_purge_that_is_told_to_takes_down_what_nobody_uses(machine: Machine) -
     assert machine.shell(f"ls {IMAGES}").split() == ["a.raw", "b.raw", "c.raw"]
 
 
+def test_settings_that_were_deleted_keep_nobody_from_removing(machine: Machine) -> None:
+    machine.push("vm1", loop_disk("vda", machine.image("a.raw", "8M")))
+    machine.shell(f"{AGREE}; rm /etc/tapster/tapster.toml")
+    machine.shell(f"{APT} remove tapster")
+    machine.shell(f"{APT} purge tapster")
+    assert machine.shell("find /run/tapster/disks -type l") == ""
+
+
 def test_a_purge_asks_a_person_and_does_what_is_answered(machine: Machine) -> None:
     machine.push("asked", loop_disk("vda", machine.image("a.raw", "8M")), tap_disk("vdb", machine.image("b.raw", "8M")))
     purge = "DEBIAN_FRONTEND=readline apt-get -q -y purge tapster"
