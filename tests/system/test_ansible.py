@@ -115,6 +115,6 @@ def test_install_upgrade_and_nothing_to_do(base_root: Path, packages: Packages, 
         assert "changed=0" in play(hosts, packages.newer)
 
         wrong = json.dumps({"tapster_settings": {"broker": {"hots": "localhost"}}})
-        assert "did you mean host?" in play(hosts, packages.newer, "-e", wrong, succeeds=False)
+        assert "did you mean broker.host?" in play(hosts, packages.newer, "-e", wrong, succeeds=False)
         assert "changed=0" not in play(hosts, packages.newer)
         machine.in_step()

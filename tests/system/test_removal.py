@@ -2,7 +2,7 @@
 
 from tests.system.machine import IMAGES, PATIENCE, Machine
 from tests.system.writer import writing
-from tests.workbench import loop_disk, tap_disk
+from tests.workbench import domain, loop_disk, tap_disk
 
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y"
 AGREE = "echo 'tapster tapster/take-disks-down boolean true' | debconf-set-selections"
@@ -51,11 +51,13 @@ def test_a_purge_that_is_told_to_takes_down_what_nobody_uses(machine: Machine) -
 
 
 def test_settings_that_were_deleted_keep_nobody_from_removing(machine: Machine) -> None:
-    machine.push("vm1", loop_disk("vda", machine.image("a.raw", "8M")))
-    machine.shell(f"{AGREE}; rm /etc/tapster/tapster.toml")
+    """The defaults count without them, for the agent and for the purge."""
+    machine.write("/root/vm1.xml", domain("vm1", loop_disk("vda", machine.image("a.raw", "8M"))))
+    machine.shell(f"{AGREE}; rm /etc/tapster/tapster.toml; systemctl restart tapster")
+    machine.shell("tapster push --wait /root/vm1.xml")
     machine.shell(f"{APT} remove tapster")
-    machine.shell(f"{APT} purge tapster")
-    assert machine.shell("find /run/tapster/disks -type l") == ""
+    assert "vm1/vda is down" in machine.shell(f"{APT} purge tapster 2>&1")
+    assert machine.shell("find /run/tapster/disks -type l 2>/dev/null || true") == ""
 
 
 def test_a_purge_asks_a_person_and_does_what_is_answered(machine: Machine) -> None:
