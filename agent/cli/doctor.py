@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from agent.cli.tables import console
 from agent.doctor.broker import broker
 from agent.doctor.finding import Finding, Level, healthy
 from agent.doctor.machine import machine
 from agent.doctor.storage import agent_process, storage
+from agent.fleet.words import printable
 from agent.settings import Settings
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
@@ -57,8 +59,8 @@ async def examine(settings: Settings) -> list[Finding]:
 def _print(findings: list[Finding]) -> None:
     table = Table("CHECK", "RESULT", "WHAT", box=None, pad_edge=False)
     for finding in findings:
-        result = f"[{STYLES[finding.level]}]{finding.level}[/]"
-        table.add_row(finding.subject, result, finding.message)
+        result = Text(finding.level, style=STYLES[finding.level])
+        table.add_row(finding.subject, result, Text(printable(finding.message), overflow="fold"))
     console().print(table)
     for finding in findings:
         if finding.mend:

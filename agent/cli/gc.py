@@ -10,6 +10,7 @@ import sys
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from agent.bus.operator import BusError, operator
 from agent.cli import push
@@ -70,7 +71,7 @@ def _print(orphans: list[GuestStatus]) -> None:
             backend = disk.effective.backend if disk.effective else "-"
             since = disk.since.strftime("%Y-%m-%d %H:%M")
             row = (guest.guest, disk.target, backend, size(disk.size_bytes), disk.device_path or "-", since)
-            table.add_row(*map(printable, row))
+            table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     console().print(table)
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.table import Table
+from rich.text import Text
 
 from agent.bus.operator import BusError, operator
 from agent.cli.sign import read_envelope_file, refuse, write
 from agent.cli.tables import console
 from agent.definition import DocumentRejected, Finding
+from agent.fleet.words import printable
 from agent.settings import Settings
 from agent.trust.dsse import Envelope
 from agent.trust.keys import KeyFileError, PublicKey, trusted_keys
@@ -201,7 +203,7 @@ def _print(found: dict[str, Any]) -> None:
     for heading in ("KEY ID", "TRUSTED BY"):
         table.add_column(heading, no_wrap=True)
     for key in found["keys"]:
-        table.add_row(short(key["keyid"]), f"{found['folder']}/{key['file']}")
+        table.add_row(short(key["keyid"]), Text(printable(f"{found['folder']}/{key['file']}")))
     for one in found.get("statements", ()):
         expires = utc(datetime.fromisoformat(one["expires"]))
         for keyid in one["keys"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from rich.table import Table
+from rich.text import Text
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
@@ -178,7 +179,8 @@ def _print(plans: Sequence[GuestPlan]) -> None:
     for plan in plans:
         for step in plan.steps:
             why = step.message or (step.reason.meaning if step.reason else "")
-            table.add_row(printable(plan.guest or "-"), printable(step.target), step.step, printable(why))
+            cells = (plan.guest or "-", step.target, step.step, why)
+            table.add_row(*(Text(printable(cell), overflow="fold") for cell in cells))
     if table.row_count:
         console().print(table)
     for plan in plans:

@@ -194,6 +194,14 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
         assert out.splitlines()[0].split() == ["GUEST", "TARGET", "STEP", "WHY"]
 
 
+def test_brackets_in_a_host_s_words_are_shown_as_they_are(settings: Settings, tapster: Tapster, file: Path) -> None:
+    why = "there is no /images/ro[/x]ot[bold].raw"
+    step = PlannedStep(target="vda", step="refuse", reason=Reason.IMAGE_MISSING, message=why)
+    plan = GuestPlan(host="h1", guest="vm1", steps=(step,)).model_dump_json().encode()
+    with fake_fleet(settings, {"h1": Fake(up, plan=lambda _: plan)}):
+        assert why in tapster("plan", file, "--host", "h1")[1]
+
+
 def test_a_plan_s_summary_stays_short_where_each_host_has_its_own_sentence(
     settings: Settings, tapster: Tapster, file: Path
 ) -> None:

@@ -238,3 +238,9 @@ def test_the_table_names_what_to_do(config: Path) -> None:
     done = doctor(config)
     assert done.returncode == 1
     assert "agent: no agent runs here\n  what to do: systemctl start tapster" in done.stdout
+
+
+def test_brackets_in_a_name_are_shown_as_they_are(config: Path) -> None:
+    config.write_text(config.read_text().replace("/pool", "/po[/x]ol[bold]"))
+    table, _, _ = doctor(config).stdout.partition("what to do")
+    assert f"none of the image pools exists (images.pools: {config.parent}/po[/x]ol[bold])" in table

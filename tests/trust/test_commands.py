@@ -101,6 +101,13 @@ def test_new_keys_are_made_as_they_should_be(desk: Desk) -> None:
     assert "it is empty" in desk.tapster("keys", "new", "b", "--passphrase-file", "empty", code=1)
 
 
+def test_brackets_in_a_folder_s_name_are_shown_as_they_are(desk: Desk) -> None:
+    desk.key("a")
+    desk.trust.rename(desk.path / "tr[x]ust")
+    desk.config.write_text(desk.config.read_text().replace(str(desk.trust), f"{desk.path}/tr[x]ust"))
+    assert f"{desk.path}/tr[x]ust/a.pub" in desk.tapster("keys", "list")
+
+
 def test_what_is_pushed_with_a_key_counts_on_a_host(desk: Desk) -> None:
     host = host_of(desk, desk.key("a"))
     for generation in (1, 2):
