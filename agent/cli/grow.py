@@ -68,4 +68,7 @@ def _outcome(key: DiskKey, size_bytes: int, requests: GrowRequests, settings: Se
         requests.answer_path(key).unlink(missing_ok=True)
     except OSError as error:
         return f"it can't be asked for: {error}"
+    except BaseException:  # Ctrl-C, too: the agent would do it when nobody expects it any more
+        requests.forget(key)
+        raise
     return answer.error

@@ -88,8 +88,14 @@ def ask(requests: HoldRequests, keys: Sequence[DiskKey], seconds: float) -> str:
 
 def _hold(runtime: Path, keys: Sequence[DiskKey], seconds: float) -> str:
     requests = HoldRequests(runtime)
-    until = ask(requests, keys, seconds)
-    if not _wait(lambda: all(_tap(runtime, key).held() for key in keys), lambda: not _asked(requests, keys)):
+    try:
+        until = ask(requests, keys, seconds)
+        held = _wait(lambda: all(_tap(runtime, key).held() for key in keys), lambda: not _asked(requests, keys))
+    except BaseException:  # Ctrl-C, too: nobody copies then, and the guest would wait for nothing
+        for key in keys:
+            requests.forget(key)
+        raise
+    if not held:
         _take_back(runtime, requests, keys)
         raise _CannotHoldError("the agent could not hold them, and they go on: journalctl -u tapster -n 20")
     return until

@@ -11,7 +11,7 @@ import pytest
 from agent.cli.grow import ask, size_of
 from reconcilers.growth import GrowRequests
 from reconcilers.spec import DiskKey
-from tests.running.test_quiesce import holds, tapster, writing
+from tests.running.test_quiesce import holds, interrupted, tapster, writing
 from tests.workbench import Bench, loop_disk, tap_disk
 
 MIB = 1 << 20
@@ -55,6 +55,15 @@ def test_a_disk_grows_under_a_writer(bench: Bench, fmt: str, qemu: str) -> None:
     assert image.with_suffix(".converted").read_bytes()[63 * MIB :] == last
     assert image.stat().st_blocks * 512 < 32 * MIB  # what was not written takes no room
     assert list((bench.runtime / "grows").iterdir()) == []
+
+
+def test_who_is_interrupted_asks_no_more(bench: Bench) -> None:
+    bench.push_disks("vm1", loop_disk("vda", bench.image("image")))
+    up = bench.until_phase("vm1", "vda", "Up")
+    assert interrupted(bench, bench.runtime / "grows", "grow", "vm1", "vda", "64M") != 0
+    assert not list((bench.runtime / "grows").iterdir())
+    bench.resync()
+    assert bench.disk("vm1", "vda")["size_bytes"] == up["size_bytes"]
 
 
 def test_who_is_killed_over_it_leaves_it_to_the_next_agent(bench: Bench) -> None:

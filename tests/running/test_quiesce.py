@@ -67,6 +67,20 @@ def tapster(bench: Bench, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def interrupted(bench: Bench, requests: Path, *words: str) -> int:
+    """Ctrl-C while the agent does not come to what is asked of it; returns the exit code."""
+    bench.send(signal.SIGSTOP)
+    try:
+        command = [*AGENT, *words, "--config", str(bench.config)]
+        asking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        bench.until(lambda: any(requests.iterdir()))
+        asking.send_signal(signal.SIGINT)
+        asking.communicate()
+        return asking.returncode
+    finally:
+        bench.send(signal.SIGCONT)
+
+
 def reason(bench: Bench) -> str | None:
     """Why the disk is not up, if it is told so."""
     return (bench.disk("vm1", "vda").get("error") or {}).get("reason")
@@ -125,6 +139,13 @@ def test_a_forgotten_disk_goes_on_by_itself_and_its_copy_is_not_trusted(bench: B
     late = tapster(bench, "resume", "vm1")
     assert late.returncode == 1
     assert "may be torn" in late.stderr
+
+
+def test_who_is_interrupted_asks_no_more(bench: Bench) -> None:
+    bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
+    bench.until_phase("vm1", "vda", "Up")
+    assert interrupted(bench, bench.runtime / "holds", "quiesce", "vm1") != 0
+    assert not list((bench.runtime / "holds").iterdir())
 
 
 def test_a_held_disk_is_taken_down_only_when_it_goes_on(bench: Bench) -> None:
