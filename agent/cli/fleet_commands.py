@@ -95,7 +95,7 @@ def push(
     settings = settings_from(config)
     wanted = meant(host, selector, group, every=every) or Selection(hosts=(settings.host,))
     seconds = timeout if wait else None
-    if files and all(map(is_sealed_file, files)):
+    if files and all(is_sealed_file(file, settings) for file in files):
         if host or selector or group or every or template or sign or generation is not None:
             raise typer.BadParameter("signed documents say themselves for whom and which they are", param_hint="FILES")
         raise typer.Exit(command.publish_sealed(files, seconds, settings=settings, output=output))

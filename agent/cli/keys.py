@@ -16,6 +16,7 @@ from agent.bus.operator import BusError, operator
 from agent.cli.sign import read_envelope_file, refuse, write
 from agent.cli.tables import console
 from agent.definition import DocumentRejected, Finding
+from agent.fleet.order import RefusedError
 from agent.fleet.words import printable
 from agent.settings import Settings
 from agent.trust.dsse import Envelope
@@ -132,7 +133,9 @@ def publish(file: Path, settings: Settings) -> int:
     """Publish a statement that others have signed; returns the exit code."""
     try:
         chain = asyncio.run(_chain(settings))
-        return _publish(read_envelope_file(file), chain, _followed(chain, settings), settings)
+        return _publish(read_envelope_file(file, settings), chain, _followed(chain, settings), settings)
+    except RefusedError as error:
+        return refuse(str(error))
     except (KeyFileError, BusError, DocumentRejected, OSError) as error:
         return refuse(f"{file}: {error}")
 

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from lxml import etree
 
@@ -19,6 +21,9 @@ from agent.trust.seal import Sealed, read_sealed
 
 STDIN = Path("-")
 
+ENVELOPE_BYTES = 64 << 10
+"""What signatures may add to a document, besides base64 and blanks."""
+
 
 def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definition]:
     """Read and check files. A disk that would be refused is a warning as long as the guest has another.
@@ -27,8 +32,7 @@ def read_definitions(files: Sequence[Path], settings: Settings) -> list[Definiti
         RefusedError: A file can't be read, hosts would reject a document or all disks of a guest, or a guest stands
             in two places.
     """
-    limits = limits_of(settings)
-    found = [definition for file in files for definition in _read(file, limits)]
+    found = [definition for file in files for definition in _read(file, settings)]
     names = [definition.guest for definition in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RefusedError(f"guest {twice!r} is defined twice; push one definition of it")
@@ -43,10 +47,10 @@ def tell_of_braces(command: str, definitions: Sequence[Definition]) -> None:
             sys.stderr.write(f"tapster {command}: {words}\n")
 
 
-def is_sealed_file(file: Path) -> bool:
-    """Whether a file holds a signed document, a broken one included. Standard input holds definitions."""
+def is_sealed_file(file: Path, settings: Settings) -> bool:
+    """Whether a file holds a signed document, a broken one included."""
     try:
-        return file != STDIN and is_envelope(read_json(_content(file).decode()))
+        return is_envelope(read_json(content(file, settings).decode()))
     except (DocumentRejected, RefusedError, UnicodeDecodeError):
         return False
 
@@ -58,7 +62,7 @@ def read_sealed_file(file: Path, settings: Settings) -> Sealed:
         RefusedError: It can't be read, it holds something else, or hosts would reject it.
     """
     try:
-        sealed = read_sealed(_content(file), fleet=settings.fleet, limits=limits_of(settings))
+        sealed = read_sealed(content(file, settings), fleet=settings.fleet, limits=limits_of(settings))
     except DocumentRejected as rejected:
         raise RefusedError(_places(file, rejected.findings)) from rejected
     if sealed is None:
@@ -76,15 +80,30 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def _content(file: Path) -> bytes:
+def content(file: Path, settings: Settings) -> bytes:
+    """What a file holds, up to a bit more than any hosts would take: somebody may name an image by mistake.
+
+    Raises:
+        RefusedError: It can't be read.
+    """
+    most = settings.limits.document_bytes * 3 // 2 + ENVELOPE_BYTES
     try:
-        return sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+        if file == STDIN:
+            return _from_stdin(sys.stdin.buffer, most)
+        with file.open("rb") as stream:
+            return stream.read(most)
     except OSError as error:
         raise RefusedError(f"{file}: can't be read: {error.strerror}; check its name and permissions") from error
 
 
-def _read(file: Path, limits: Limits) -> Iterator[Definition]:
-    document = _content(file)
+@lru_cache(maxsize=1)
+def _from_stdin(stream: BinaryIO, most: int) -> bytes:
+    """What can be read only once, and is looked at twice: whether it is signed, and what it says."""
+    return stream.read(most)
+
+
+def _read(file: Path, settings: Settings) -> Iterator[Definition]:
+    document, limits = content(file, settings), limits_of(settings)
     try:
         guests = parse_file(document, limits=limits)
         text = text_of(document, limits)

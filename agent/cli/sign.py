@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.bus.topics import Scope
-from agent.cli.push_files import read_definitions
+from agent.cli.push_files import content, read_definitions
 from agent.definition import DocumentRejected
 from agent.fleet.delivery import compose
 from agent.fleet.order import RefusedError
@@ -40,24 +40,26 @@ def seal(
         return refuse(str(error))
 
 
-def cosign(file: Path, signers: Sequence[PrivateKey], *, out: Path | None) -> int:
+def cosign(file: Path, signers: Sequence[PrivateKey], *, out: Path | None, settings: Settings) -> int:
     """Add signatures to what is signed already; returns the exit code. What it says is shown, since that is signed."""
     try:
-        envelope = read_envelope_file(file)
-    except (DocumentRejected, OSError, UnicodeDecodeError) as error:
-        return refuse(f"{file}: {error}")
+        envelope = read_envelope_file(file, settings)
+    except RefusedError as error:
+        return refuse(str(error))
     sys.stderr.write(f"signing {envelope.payload_type}:\n{_readable(envelope)}\n")
     return write(signed(envelope, signers).encode(), out)
 
 
-def read_envelope_file(file: Path) -> Envelope:
+def read_envelope_file(file: Path, settings: Settings) -> Envelope:
     """The envelope in a file.
 
     Raises:
-        DocumentRejected: It is none.
-        OSError: It can't be read.
+        RefusedError: It can't be read, or is none.
     """
-    return read_envelope(read_json(file.read_bytes().decode()))
+    try:
+        return read_envelope(read_json(content(file, settings).decode()))
+    except (DocumentRejected, UnicodeDecodeError) as error:
+        raise RefusedError(f"{file}: {error}") from error
 
 
 def write(payload: bytes, out: Path | None) -> int:

@@ -31,10 +31,10 @@ def sign(
     from agent.cli.push_files import is_sealed_file
 
     settings, signers = settings_from(config), private_keys(key, passphrase_file)
-    if is_sealed_file(file):
+    if is_sealed_file(file, settings):
         if host or group or generation is not None:
             raise typer.BadParameter("what was signed says itself for whom and which it is", param_hint="FILE")
-        raise typer.Exit(command.cosign(file, signers, out=out))
+        raise typer.Exit(command.cosign(file, signers, out=out, settings=settings))
     if bool(host) == bool(group) or generation is None:
         raise typer.BadParameter("say whom it is for, with --host or --group, and its --generation", param_hint="FILE")
     code = command.seal(file, signers, host=host, group=group, generation=generation, out=out, settings=settings)

@@ -44,7 +44,7 @@ def text_of(document: bytes, limits: Limits) -> bytes:
     if len(document) > limits.max_bytes:
         raise _rejected(
             Reason.DOCUMENT_TOO_LARGE,
-            f"the document has {len(document)} bytes and the limit is {limits.max_bytes}; send a smaller definition",
+            f"the document has more than {limits.max_bytes} bytes, which is the limit; send a smaller definition",
         )
     try:
         document.decode("utf-8")

@@ -96,6 +96,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_a_file_without_end_is_not_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     code, [found], _ = inspect(capsys, Path("/dev/zero"))
     assert (code, found["errors"][0]["reason"]) == (1, "DocumentTooLarge")
+    assert "more than 262144 bytes" in found["errors"][0]["message"]
 
 
 def test_people_get_a_table_and_the_errors_apart(
