@@ -7,7 +7,6 @@ publication, the limits that the broker announces, and a socket that is surely c
 import asyncio
 import logging
 import socket
-import ssl
 import threading
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -25,7 +24,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.bus.buffered_socket import BufferedSocket
 from agent.bus.properties import packet_properties
-from agent.setting_sections import BrokerSettings, TlsSettings
+from agent.bus.tls import tls_context
+from agent.setting_sections import BrokerSettings
 from reconcilers.opener.ask import opened
 
 BATCH = 1000
@@ -380,18 +380,3 @@ def taken_over(error: BaseException) -> bool:
 def code(error: aiomqtt.MqttCodeError) -> int:
     """The reason code, as MQTT v5 numbers them; 0 for none."""
     return error.rc.value if isinstance(error.rc, ReasonCode) else error.rc or 0
-
-
-def tls_context(settings: TlsSettings) -> ssl.SSLContext | None:
-    """What the settings mean for OpenSSL; None without TLS.
-
-    Raises:
-        OSError: A file can't be read, or is not what it should be (ssl.SSLError).
-    """
-    if not settings.enabled:
-        return None
-    context = ssl.create_default_context(cafile=settings.ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.cert_file is not None:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
-    return context

@@ -12,8 +12,9 @@ import aiomqtt
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from agent.bus.connection import Connection, DeniedError, tls_context
+from agent.bus.connection import Connection, DeniedError
 from agent.bus.explain import explain
+from agent.bus.tls import tls_context
 from agent.bus.topics import FleetTopics
 from agent.doctor.finding import GUIDES, Finding, Findings, ok, problem, warning
 from agent.setting_sections import BrokerSettings
@@ -106,10 +107,18 @@ def _password(broker: BrokerSettings) -> Findings:
 
 
 def _reach(broker: BrokerSettings) -> list[Finding]:
+    try:
+        context = tls_context(broker.tls)
+    except OSError as error:
+        return [problem("tls", str(error), "mend the files, or what [broker.tls] says of them")]
+    return _connect(broker, context)
+
+
+def _connect(broker: BrokerSettings, context: ssl.SSLContext | None) -> list[Finding]:
     where = f"{broker.host}:{broker.port}"
     try:
         with socket.create_connection((broker.host, broker.port), timeout=broker.connect_timeout) as plain:
-            if not (context := tls_context(broker.tls)):
+            if context is None:
                 return [ok("broker", f"{where} answers")]
             with context.wrap_socket(plain, server_hostname=broker.host) as wrapped:
                 return [ok("broker", f"{where} answers by {wrapped.version()}, and its certificate is good")]

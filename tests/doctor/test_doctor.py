@@ -222,6 +222,27 @@ def test_certificates_that_end_or_are_another_s(config: Path, name: str, days: i
     assert found["key"][0]["mend"] == f"chmod 600 {folder}/host.key"
 
 
+def test_certificates_that_can_not_be_used_are_named_and_the_network_is_not_blamed(config: Path) -> None:
+    folder = config.parent
+    (folder / "other").mkdir()
+    certificate(folder, "db1", 200)
+    certificate(folder / "other", "db1", 200)
+    plain = config.read_text() + "[broker.tls]\n"
+    for ca, key, words in (
+        ("gone.pem", "host.key", f"ca_file {folder}/gone.pem: No such file or directory"),
+        ("ca.pem", "gone.key", f"cert_file {folder}/host.pem with key_file {folder}/gone.key: No such file"),
+        ("ca.pem", "other/host.key", f"cert_file {folder}/host.pem with key_file {folder}/other/host.key: [X509"),
+    ):
+        config.write_text(
+            f'{plain}ca_file = "{folder}/{ca}"\ncert_file = "{folder}/host.pem"\nkey_file = "{folder}/{key}"\n'
+        )
+        _, found = findings(config)
+        assert words in found["tls"][0]["message"]
+        assert "broker" not in found
+        command = [sys.executable, "-c", "from agent.cli.app import main; main()", "status", "--config", str(config)]
+        assert words in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
 def test_a_device_that_nobody_asks_for(bench: Bench) -> None:
     bench.push_disks("vm1", loop_disk("vda", bench.image("a.img")))
     bench.until_guest("vm1", "Up")
