@@ -7,17 +7,20 @@ down is taken down by the agent, on an absent document, so a disk in use stays a
 import asyncio
 import json
 import sys
+from contextlib import redirect_stdout
 from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from agent.bus.operator import BusError, operator
+from agent.bus.topics import TopicError
 from agent.cli import push
+from agent.cli.status import nothing
 from agent.cli.tables import console, size
+from agent.fleet.look import look
 from agent.fleet.order import Order
 from agent.fleet.targets import Selection
-from agent.fleet.view import Fleet
 from agent.fleet.words import printable
 from agent.settings import Settings
 from agent.status import GuestStatus, Phase
@@ -34,17 +37,20 @@ def run(*, host: str, yes: bool, timeout: float, settings: Settings, output: Lit
         output: A table, or a list of the guests' statuses as JSON, to standard output alone.
 
     Returns:
-        0 if there is no orphan any more, 1 if one is left or the bus can't be used.
+        0 if there is no orphan any more, 1 if one is left, the host never was there or the bus can't be used.
     """
     try:
-        orphans = asyncio.run(_orphans(host, settings))
-    except BusError as error:
+        orphans, missing = asyncio.run(_orphans(host, settings))
+    except (BusError, TopicError) as error:
         sys.stderr.write(f"tapster gc: {error}\n")
         return 1
     if output == "json":
         sys.stdout.write(json.dumps([guest.model_dump(mode="json") for guest in orphans], indent=2) + "\n")
     elif orphans:
         _print(orphans)
+    if missing:
+        sys.stderr.write(f"tapster gc: {missing}\n")
+        return 1
     if not orphans:
         sys.stderr.write(f"tapster gc: {host} has no disk that no document names\n")
         return 0
@@ -53,15 +59,17 @@ def run(*, host: str, yes: bool, timeout: float, settings: Settings, output: Lit
         return 1
     order = Order(Selection(hosts=(host,)), seconds=timeout)
     guests = [guest.guest for guest in orphans]
-    return push.take_down(guests, order, agreed=True, settings=settings, output="table")
+    with redirect_stdout(sys.stderr if output == "json" else sys.stdout):  # what a program reads is JSON alone
+        return push.take_down(guests, order, agreed=True, settings=settings, output="table", command="gc")
 
 
-async def _orphans(host: str, settings: Settings) -> list[GuestStatus]:
+async def _orphans(host: str, settings: Settings) -> tuple[list[GuestStatus], str | None]:
+    """Guests with orphaned disks, or what to say where there is no such host."""
+    wanted = Selection(hosts=(host,))
     async with operator(settings) as bus:
-        fleet = Fleet(bus.topics)
-        for message in await bus.retained(bus.topics.of(host).status_filter):
-            fleet.take(message)
-    return [guest for guest in fleet.ordered() if any(disk.phase is Phase.ORPHANED for disk in guest.disks)]
+        fleet = await look(bus, wanted, None)
+    orphans = [guest for guest in fleet.ordered() if any(disk.phase is Phase.ORPHANED for disk in guest.disks)]
+    return orphans, nothing(fleet, wanted, None, settings)
 
 
 def _print(orphans: list[GuestStatus]) -> None:

@@ -45,7 +45,9 @@ def run(files: Sequence[Path], order: Order, *, settings: Settings, output: str)
     return report("push", deliveries, output)
 
 
-def take_down(guests: Sequence[str], order: Order, *, agreed: bool, settings: Settings, output: str) -> int:
+def take_down(
+    guests: Sequence[str], order: Order, *, agreed: bool, settings: Settings, output: str, command: str = "absent"
+) -> int:
     """Publish absent documents, which take guests' disks down; images are kept, and disks in use stay until let go.
 
     Args:
@@ -54,16 +56,17 @@ def take_down(guests: Sequence[str], order: Order, *, agreed: bool, settings: Se
         agreed: Whether to do it on several hosts without asking.
         settings: Say which broker and which fleet.
         output: As for `run`.
+        command: Whose messages they are.
 
     Returns:
         As `run` does.
     """
     try:
         definitions = [Definition(guest, None) for guest in guests]
-        deliveries = asyncio.run(_push("absent", definitions, order, settings, agreed=agreed))
+        deliveries = asyncio.run(_push(command, definitions, order, settings, agreed=agreed))
     except (RefusedError, BusError, TopicError, TargetError) as error:
-        return _say("absent", str(error))
-    return report("absent", deliveries, output)
+        return _say(command, str(error))
+    return report(command, deliveries, output)
 
 
 def publish_sealed(files: Sequence[Path], seconds: float | None, *, settings: Settings, output: str) -> int:
