@@ -33,6 +33,7 @@ Generation = Annotated[
     typer.Option(min=0, help="Of the documents; one more than the last by default.", show_default=False),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Until every disk is as desired.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before guests are taken down on several hosts.")]
 Guest = Annotated[
     str | None, typer.Argument(help="Only this guest.", show_default=False, autocompletion=completion.guests)
 ]
@@ -78,6 +79,7 @@ def push(
     passphrase_file: Passphrase = None,
     wait: Wait = False,
     timeout: Timeout = 60.0,
+    yes: Yes = False,
     config: Config = None,
     output: Output = "table",
 ) -> None:
@@ -101,7 +103,7 @@ def push(
         raise typer.Exit(command.publish_sealed(files, seconds, settings=settings, output=output))
     order = Order(wanted, generation, template, seconds, seal_from(sign, passphrase_file, settings))
     if absent:
-        code = command.take_down([absent], order, agreed=False, settings=settings, output=output)
+        code = command.take_down([absent], order, agreed=yes, settings=settings, output=output)
     else:
         code = command.run(files or [], order, settings=settings, output=output)
     raise typer.Exit(code)
@@ -120,7 +122,7 @@ def absent(
     passphrase_file: Passphrase = None,
     wait: Wait = False,
     timeout: Timeout = 60.0,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before it is done on several hosts.")] = False,
+    yes: Yes = False,
     config: Config = None,
     output: Output = "table",
 ) -> None:

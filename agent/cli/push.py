@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from agent.cli.push_files import read_definitions, read_sealed_file, tell_of_bra
 from agent.fleet.census import Census, take_census
 from agent.fleet.delivery import WELL, Delivery
 from agent.fleet.follow import by_outcome, follow
-from agent.fleet.order import Definition, Order, RefusedError, address, number
+from agent.fleet.order import Definition, Order, RefusedError, address, has, number
 from agent.fleet.targets import Selection, TargetError, check_names
 from agent.fleet.words import counted, names
 from agent.settings import Settings
@@ -133,6 +134,7 @@ async def _push(
             number(delivery, deliveries, census, order, settings.limits.document_bytes)
         if not agreed:
             _agree(deliveries)
+        _tell_who_has_no_such_guest(command, deliveries, census)
         _tell_who_is_away(command, deliveries, census)
         await op.publish_all({delivery.topic(op.topics): delivery.payload for delivery in deliveries}.items())
         if order.seconds is not None:
@@ -161,6 +163,18 @@ def _agree(deliveries: Sequence[Delivery]) -> None:
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise RefusedError("nothing was published; agree, or say --yes")
+
+
+def _tell_who_has_no_such_guest(command: str, deliveries: Sequence[Delivery], census: Census) -> None:
+    """Where hosts are named, the name of a guest that is to be taken down there may be mistyped."""
+    without = defaultdict[str, list[str]](list)
+    for delivery in deliveries:
+        host, guest = delivery.host, delivery.guest
+        if delivery.xml is None and host in census.fleet.hosts and not has(census, host, guest):
+            without[guest].append(repr(host))
+    for guest, hosts in without.items():
+        why = f"nothing on the bus says that {names(hosts)} has guest {guest!r}"
+        _say(command, f"{why}; if its name is another, `tapster get guests` shows it")
 
 
 def _tell_who_is_away(command: str, deliveries: Sequence[Delivery], census: Census) -> None:

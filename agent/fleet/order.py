@@ -60,7 +60,7 @@ def address(definitions: Sequence[Definition], census: Census, order: Order, fle
         Delivery(target.host, definition.guest, filled(definition, target, template=order.template), group)
         for definition in definitions
         for target in targets
-        if definition.xml is not None or order.wanted.hosts or _has(census, target.host, definition.guest)
+        if definition.xml is not None or order.wanted.hosts or has(census, target.host, definition.guest)
     ]
     if not found:
         guests = names([repr(definition.guest) for definition in definitions])
@@ -71,7 +71,8 @@ def address(definitions: Sequence[Definition], census: Census, order: Order, fle
     return found
 
 
-def _has(census: Census, host: str, guest: str) -> bool:
+def has(census: Census, host: str, guest: str) -> bool:
+    """Whether the host says that it has the guest, or is told so."""
     return (host, guest) in census.fleet.guests or census.in_force(host, guest) is not None
 
 

@@ -143,6 +143,14 @@ def test_absent_goes_to_those_that_have_the_guest_and_asks_first(
             "h3: vm1 absent, generation 2: done",
         ]
         assert "none of the 4 hosts that --all means has guest 'vm2'" in tapster("absent", "vm2", "--all", "-y")[2]
+        code, _, err = tapster("absent", "vm1", "vm2", "--host", "h1")
+        assert code == 0
+        assert err == (
+            "tapster absent: nothing on the bus says that 'h1' has guest 'vm2'; if its name is another, "
+            "`tapster get guests` shows it\n"
+        )
+        assert tapster("push", "--absent", "vm1", "--all")[0] == 1
+        assert tapster("push", "--absent", "vm1", "--all", "--yes")[0] == 0
     said = tapster("absent", "vm1", "--host", "h9")[2]
     assert said == "tapster absent: host 'h9' is unknown to the fleet; documents wait there on the bus\n"
 
