@@ -17,12 +17,12 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr  # it writes XML and reads none  # nosec B406
 
 from agent.bus.operator import BusError, operator
-from agent.bus.topics import EVERY_HOST, DesiredTopic, TopicError
+from agent.bus.topics import TopicError
 from agent.cli.inspect import read
 from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_domain, parse_file
-from agent.document import read_document
+from agent.fleet.census import take_census
+from agent.fleet.targets import Selection
 from agent.settings import Settings
-from agent.trust.policy import Unchecked
 from reconcilers.blktap.nodes import EXPORT
 from reconcilers.reason import Reason
 from reconcilers.spec import Backend, Device
@@ -76,7 +76,7 @@ def run(to: Hypervisor, *, file: Path | None, guest: str | None, host: str, sett
         to: The hypervisor.
         file: A definition with one guest; `-` is standard input.
         guest: Where there is no file: the guest whose definition is on the bus.
-        host: Whose definition of the guest; its own counts before that of all hosts.
+        host: Whose definition of the guest; its own counts before that of a group.
         settings: Which broker and which fleet, the agent's runtime folder, which the stable paths are below, and
             whether taps are sockets.
 
@@ -116,24 +116,16 @@ def _from_file(file: Path) -> GuestDefinition:
 
 async def _from_bus(guest: str, host: str, settings: Settings) -> GuestDefinition:
     async with operator(settings) as op:
-        own, common = op.topics.of(host).desired(guest), op.topics.group_desired(EVERY_HOST, guest)
-        messages = {message.topic: message for message in await op.retained(own, common)}
-    message = messages.get(own) or messages.get(common)
-    topic = op.topics.parse(message.topic) if message else None
-    if message is None or not isinstance(topic, DesiredTopic):
-        raise BusError(f"there is no document on {own} or {common}; see `tapster status` for the guests that there are")
-    limits = Limits(max_bytes=settings.limits.document_bytes)
-    document = read_document(
-        message.payload,
-        scope=topic.scope,
-        guest=guest,
-        properties=message.properties,
-        limits=limits,
-        opener=Unchecked(settings.fleet),
-    )
+        census = await take_census(op, Selection(hosts=(host,)), [guest])
+    document = census.in_force(host, guest)
+    if document is None:
+        raise BusError(
+            "there is no document on the bus that the host would take, of its own or of one of its groups; see "
+            "`tapster status` for the guests that there are"
+        )
     if document.state == "absent":
         raise BusError("its document says absent, so it has no disks")
-    return parse_domain(document.body, name=guest, limits=limits)
+    return parse_domain(document.body, name=guest, limits=Limits(max_bytes=settings.limits.document_bytes))
 
 
 def _removable(drive: Drive) -> bool:

@@ -16,7 +16,7 @@ from agent.settings import Settings
 from agent.status import HostStatus, Phase, now
 from reconcilers.reason import Reason
 from tests.cli_operator.fake_host import CAPABILITIES, Put, birth, disk, guest
-from tests.cli_operator.test_targets import Tapster
+from tests.cli_operator.test_targets import XML, Tapster
 from tests.cli_operator.test_watch_and_broker import tapster as process
 from tests.cli_operator.test_watch_and_broker import until
 
@@ -209,3 +209,15 @@ def test_get_watches(tapster: Tapster, put: Put, tmp_path: Path) -> None:
         watching.send_signal(signal.SIGINT)
         assert watching.wait(60) == 0
     assert [json.loads(line)["phase"] for line in log.read_text().splitlines()] == ["Refused", "Up"]
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_guest_is_rendered_as_its_host_is_told_of_it_also_by_a_group(tapster: Tapster, put: Put) -> None:
+    put(DB1.group_desired("web", "ours"), XML.replace("vm1", "ours").format("/images/a.img").encode())
+    words = ("render", "--to", "xl", "--guest", "ours", "--host")
+    code, out, err = tapster(*words, "db1")
+    assert (code, err) == (0, "")
+    assert "vdev=vda" in out
+    code, out, err = tapster(*words, "db2")
+    assert (code, out) == (1, "")
+    assert "there is no document on the bus that the host would take" in err
