@@ -60,7 +60,7 @@ def run(
         0, or 1 if something is not there that was asked for, can't be read by this version, or the bus can't be used.
     """
     found = _get(kind, frozenset(names), wanted=wanted, watch=watch, settings=settings, output=output)
-    return until_enough("get", found)
+    return until_enough("get", found, ends=not watch)
 
 
 async def _get(

@@ -15,6 +15,7 @@ from agent.events import EventSource, EventType, PhaseChange
 from agent.settings import Settings
 from agent.status import HostStatus, Phase, now
 from reconcilers.reason import Reason
+from tests.broker import Broker
 from tests.cli_operator.fake_host import CAPABILITIES, Put, birth, disk, guest
 from tests.cli_operator.test_targets import XML, Tapster
 from tests.cli_operator.test_watch_and_broker import tapster as process
@@ -221,3 +222,22 @@ def test_a_guest_is_rendered_as_its_host_is_told_of_it_also_by_a_group(tapster: 
     code, out, err = tapster(*words, "db2")
     assert (code, out) == (1, "")
     assert "there is no document on the bus that the host would take" in err
+
+
+def test_who_is_interrupted_has_not_seen_all(tapster: Tapster, own_broker: Broker, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    own_broker.signal(signal.SIGSTOP)
+    try:
+        with process("get", "hosts", "--config", str(tmp_path / "tapster.toml"), log=log) as getting:
+            until(lambda: connected(own_broker.port))
+            getting.send_signal(signal.SIGINT)
+            assert getting.wait(60) == 130
+    finally:
+        own_broker.signal(signal.SIGCONT)
+    assert log.read_text() == ""
+
+
+def connected(port: int) -> bool:
+    """Whether anybody has a connection to this port of loopback, which the kernel makes without the program."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[2] == f"0100007F:{port:04X}" and line.split()[3] == "01" for line in lines)
