@@ -42,7 +42,7 @@ def run(config: Config = None) -> None:
 def broker(
     *,
     dev: Annotated[bool, typer.Option("--dev", help="A private broker on loopback, for trying things out.")] = False,
-    port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1.")] = 1883,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port on 127.0.0.1.")] = 1883,
     folder: Annotated[Path, typer.Option(help="Where it keeps its data.")] = Path("/var/lib/tapster/broker"),
 ) -> None:
     """Run a private mosquitto on loopback, in the foreground."""

@@ -10,6 +10,7 @@ import typer
 
 from agent.cli import completion
 from agent.cli.options import (
+    GENERATION_MAX,
     Config,
     Every,
     Files,
@@ -30,7 +31,9 @@ app = typer.Typer()
 
 Generation = Annotated[
     int | None,
-    typer.Option(min=0, help="Of the documents; one more than the last by default.", show_default=False),
+    typer.Option(
+        min=0, max=GENERATION_MAX, help="Of the documents; one more than the last by default.", show_default=False
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Until every disk is as desired.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before guests are taken down on several hosts.")]

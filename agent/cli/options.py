@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from agent.trust.private_key import PrivateKey
     from agent.trust.seal import Seal
 
+GENERATION_MAX = 2**63 - 1
+"""As `agent.document` has it, which takes long to import."""
+
 Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file.", show_default=False)]
 Files = Annotated[list[Path], typer.Argument(help="Guest definitions; - is standard input.")]

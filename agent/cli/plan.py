@@ -13,10 +13,9 @@ from rich.text import Text
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
-from agent.cli.inspect import read
-from agent.cli.push_files import read_definitions, tell_of_braces
+from agent.cli.push_files import content, limits_of, read_definitions, tell_of_braces
 from agent.cli.tables import console
-from agent.definition import DocumentRejected, Limits, parse_each
+from agent.definition import DocumentRejected, parse_each
 from agent.events import FindingData
 from agent.fleet.census import take_census
 from agent.fleet.forecast import Forecast, line, summary
@@ -43,13 +42,14 @@ def run(files: Sequence[Path], *, settings: Settings, output: str) -> int:
         0, or 1 if anything would be refused or a file can't be used.
     """
     try:
-        plans = asyncio.run(_look(files, settings))
-    except (DiskError, OSError) as error:
+        found = asyncio.run(_look(files, settings))
+    except (DiskError, OSError, RefusedError) as error:
         return _say(str(error))
+    plans = [plan for _, plan in found]
     if output == "json":
         _print_json(plans)
     else:
-        _print(plans)
+        _print(plans, [str(file) for file, _ in found])
     return 1 if any(plan.refused for plan in plans) else 0
 
 
@@ -87,25 +87,24 @@ def ask(
     return 0 if forecast.well else 1
 
 
-async def _look(files: Sequence[Path], settings: Settings) -> list[GuestPlan]:
-    limits = Limits(
-        max_bytes=settings.limits.document_bytes,
-        max_disks=settings.limits.disks_per_guest,
-        max_depth=settings.limits.xml_depth,
-        max_layers=settings.limits.backing_layers,
-    )
-    outcomes = [outcome for file in files for outcome in parse_each(read(file, limits.max_bytes + 1), limits=limits)]
-    guests = [outcome for outcome in outcomes if not isinstance(outcome, DocumentRejected)]
+async def _look(files: Sequence[Path], settings: Settings) -> list[tuple[Path, GuestPlan]]:
+    """The plan of each guest, with its file."""
+    limits = limits_of(settings)
+    outcomes = [(file, outcome) for file in files for outcome in parse_each(content(file, settings), limits=limits)]
+    guests = [outcome for _, outcome in outcomes if not isinstance(outcome, DocumentRejected)]
     abilities = await abilities_of(settings, starter_for(settings.paths.runtime))
     host = host_of(settings, abilities, on_change=lambda *_: None)
     try:
         named = {DiskKey(guest.name, disk.target) for guest in guests for disk in guest.disks if disk.target}
         found, _ = await host.survey(named)
         return [
-            _rejected(settings.host, outcome)
+            (file, _rejected(settings.host, outcome))
             if isinstance(outcome, DocumentRejected)
-            else await preview(host, settings.host, outcome, {key for key in found if key.guest == outcome.name})
-            for outcome in outcomes
+            else (
+                file,
+                await preview(host, settings.host, outcome, {key for key in found if key.guest == outcome.name}),
+            )
+            for file, outcome in outcomes
         ]
     finally:
         await host.close()
@@ -174,7 +173,8 @@ def _print_json(plans: Sequence[GuestPlan]) -> None:
     sys.stdout.write(json.dumps([plan.model_dump(mode="json") for plan in plans], indent=2) + "\n")
 
 
-def _print(plans: Sequence[GuestPlan]) -> None:
+def _print(plans: Sequence[GuestPlan], files: Sequence[str] = ()) -> None:
+    """Steps as a table; errors by their guest, or by their file where not even that is known."""
     table = Table("GUEST", "TARGET", "STEP", "WHY", box=None, pad_edge=False)
     for plan in plans:
         for step in plan.steps:
@@ -183,7 +183,7 @@ def _print(plans: Sequence[GuestPlan]) -> None:
             table.add_row(*(Text(printable(cell), overflow="fold") for cell in cells))
     if table.row_count:
         console().print(table)
-    for plan in plans:
+    for plan, file in zip(plans, files or ["-"] * len(plans), strict=True):
         for error in plan.errors:
             place = f"line {error.line}: " if error.line else ""
-            sys.stderr.write(f"{printable(plan.guest or '-')}: {place}{error.reason}: {printable(error.message)}\n")
+            sys.stderr.write(f"{printable(plan.guest or file)}: {place}{error.reason}: {printable(error.message)}\n")

@@ -59,8 +59,12 @@ def resume(guest: str, targets: Sequence[str], settings: Settings) -> int:
     """
     runtime = settings.paths.runtime
     requests = HoldRequests(runtime)
-    keys = [DiskKey(guest, target) for target in targets or _targets(runtime, guest)]
+    there = _targets(runtime, guest)
+    keys = [DiskKey(guest, target) for target in targets or there]
     held = [key for key in keys if _tap(runtime, key).held() is not None or requests.path(key).exists()]
+    if not held and (missing := _missing(targets, there)):
+        sys.stderr.write(f"tapster resume: {guest}: {missing}\n")
+        return 1
     sound = {key for key in held if _tap(runtime, key).held() and requests.until(key)}
     try:
         gone_on = _take_back(runtime, requests, held)
@@ -106,12 +110,18 @@ def _holdable(guest: str, targets: Sequence[str], settings: Settings) -> list[Di
         raise _CannotHoldError("no agent runs here, which it takes to let them go on: systemctl start tapster")
     runtime = settings.paths.runtime
     there = _targets(runtime, guest)
-    if missing := [target for target in targets or there if target not in there] or (["any disk"] if not there else []):
-        raise _CannotHoldError(f"{', '.join(missing)} of it is not up here; see tapster status")
+    if missing := _missing(targets, there):
+        raise _CannotHoldError(missing)
     keys = [DiskKey(guest, target) for target in targets or there]
     if why := next((f"{key.target} {why}" for key in keys if (why := _why_not(_tap(runtime, key).record()))), None):
         raise _CannotHoldError(why)
     return keys
+
+
+def _missing(targets: Sequence[str], there: Sequence[str]) -> str | None:
+    """What to say of disks that were asked for and are not up."""
+    missing = [target for target in targets if target not in there] if there else targets or ["any disk"]
+    return f"{', '.join(missing)} of it is not up here; see tapster status" if missing else None
 
 
 def _why_not(record: TapRecord | None) -> str | None:

@@ -18,9 +18,10 @@ from xml.sax.saxutils import quoteattr  # it writes XML and reads none  # nosec 
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
-from agent.cli.inspect import read
-from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_domain, parse_file
+from agent.cli.push_files import content, limits_of
+from agent.definition import DocumentRejected, Finding, GuestDefinition, parse_domain, parse_file
 from agent.fleet.census import take_census
+from agent.fleet.order import RefusedError
 from agent.fleet.targets import Selection
 from agent.settings import Settings
 from reconcilers.blktap.nodes import EXPORT
@@ -86,8 +87,11 @@ def run(to: Hypervisor, *, file: Path | None, guest: str | None, host: str, sett
     """
     name = str(file) if file else f"guest {guest!r} of {host!r}"
     try:
-        definition = _from_file(file) if file else asyncio.run(_from_bus(guest or "", host, settings))
-    except (OSError, BusError, TopicError, DocumentRejected) as error:
+        definition = _from_file(file, settings) if file else asyncio.run(_from_bus(guest or "", host, settings))
+    except RefusedError as error:
+        sys.stderr.write(f"tapster render: {error}\n")
+        return 1
+    except (BusError, TopicError, DocumentRejected) as error:
         sys.stderr.write(f"tapster render: {name}: {error}\n")
         return 1
     found = drives(definition, settings)
@@ -105,9 +109,8 @@ def run(to: Hypervisor, *, file: Path | None, guest: str | None, host: str, sett
     return 1 if findings or sockets else 0
 
 
-def _from_file(file: Path) -> GuestDefinition:
-    limits = Limits()
-    guests = parse_file(read(file, limits.max_bytes + 1), limits=limits)
+def _from_file(file: Path, settings: Settings) -> GuestDefinition:
+    guests = parse_file(content(file, settings), limits=limits_of(settings))
     if len(guests) != 1:
         message = f"it has {len(guests)} guests; give a file with one"
         raise DocumentRejected(Finding(Reason.NOT_A_DOMAIN, message, "/", None))
@@ -125,7 +128,7 @@ async def _from_bus(guest: str, host: str, settings: Settings) -> GuestDefinitio
         )
     if document.state == "absent":
         raise BusError("its document says absent, so it has no disks")
-    return parse_domain(document.body, name=guest, limits=Limits(max_bytes=settings.limits.document_bytes))
+    return parse_domain(document.body, name=guest, limits=limits_of(settings))
 
 
 def _removable(drive: Drive) -> bool:

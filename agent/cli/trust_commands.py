@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import Config, Output, Passphrase, Sign, private_keys, settings_from
+from agent.cli.options import GENERATION_MAX, Config, Output, Passphrase, Sign, private_keys, settings_from
 
 app = typer.Typer()
 keys = typer.Typer(help="Make, show and hand over the keys that sign documents.", no_args_is_help=True)
@@ -21,7 +21,9 @@ def sign(
     key: Annotated[list[Path], typer.Option(help="Sign with this private key; may be given again.")],
     host: Annotated[str | None, typer.Option(help="The host it is for.", show_default=False)] = None,
     group: Annotated[str | None, typer.Option(help="Or the group.", show_default=False)] = None,
-    generation: Annotated[int | None, typer.Option(min=0, help="Its count of versions.", show_default=False)] = None,
+    generation: Annotated[
+        int | None, typer.Option(min=0, max=GENERATION_MAX, help="Its count of versions.", show_default=False)
+    ] = None,
     passphrase_file: Passphrase = None,
     out: Out = None,
     config: Config = None,

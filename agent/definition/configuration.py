@@ -79,6 +79,8 @@ def guest_from_configuration(document: str, *, name: str | None, limits: Limits)
     assignments = list(_assignments(document))
     if not assignments:
         message = "the text is neither libvirt XML nor a guest configuration file; send what `virsh dumpxml` prints"
+        if document.lstrip().startswith("{") and '"payloadType"' in document:
+            message = "the text is signed, and only `tapster push` takes that, by itself; name what was signed here"
         raise DocumentRejected(Finding(Reason.NOT_A_DOMAIN, message, "/", 1))
     findings: list[Finding] = []
     values = {key: _value(key, assignments, findings) for key in ("name", "disk", *_DRIVES)}

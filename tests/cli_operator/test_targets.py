@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from agent.cli import options
 from agent.cli.app import app
+from agent.document import GENERATION_MAX
 from agent.preview import GuestPlan, PlannedStep
 from agent.settings import Settings
 from reconcilers.reason import Reason
@@ -200,6 +202,14 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
         code, out, _ = tapster("plan", file, "--host", "h1")
         assert code == 0
         assert out.splitlines()[0].split() == ["GUEST", "TARGET", "STEP", "WHY"]
+
+
+def test_a_generation_that_no_host_would_take_is_not_published(tapster: Tapster, file: Path) -> None:
+    for command in (("push", file), ("absent", "vm1"), ("sign", file, "--key", "k", "--host", "h1")):
+        code, _, err = tapster(*command, "--generation", str(GENERATION_MAX + 1))
+        assert code == 2
+        assert "--generation" in err
+    assert options.GENERATION_MAX == GENERATION_MAX
 
 
 def test_brackets_in_a_host_s_words_are_shown_as_they_are(settings: Settings, tapster: Tapster, file: Path) -> None:

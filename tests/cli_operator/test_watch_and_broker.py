@@ -97,6 +97,12 @@ def test_the_broker_listens_until_it_is_stopped_and_keeps_what_is_retained(tmp_p
     assert (tmp_path / "new/folder/mosquitto.db").exists()
 
 
+def test_a_port_that_there_is_not(tmp_path: Path) -> None:
+    with tapster("broker", "--dev", "--port", "99999", "--folder", str(tmp_path), log=tmp_path / "log") as process:
+        assert process.wait(60) == 2
+    assert "less than or equal to 65535" in (tmp_path / "log.errors").read_text()
+
+
 def test_the_broker_says_why_it_cannot_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

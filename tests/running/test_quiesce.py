@@ -178,6 +178,10 @@ def test_what_can_not_be_held_is_refused_and_says_why(bench: Bench) -> None:
         refused = tapster(bench, "quiesce", *words)
         assert refused.returncode == 1
         assert why in refused.stderr
+    for words, why in ((["vm1", "vdz"], "vdz of it is not up"), (["vm2"], "any disk of it is not up")):
+        typo = tapster(bench, "resume", *words)
+        assert typo.returncode == 1
+        assert why in typo.stderr
     bench.stop()
     assert "no agent runs here" in tapster(bench, "quiesce", "vm1", "vdb").stderr
     assert not list((bench.runtime / "holds").iterdir())

@@ -44,11 +44,13 @@ class Desk:
     def settings(self) -> Settings:
         return load(self.config)
 
-    def tapster(self, *words: str, code: int = 0) -> str:
+    def tapster(self, *words: str, code: int = 0, stdin: str = "") -> str:
         """Run the command in the desk's folder; returns what it prints, or says where it was to fail."""
         configured = [] if words[:2] == ("keys", "new") else ["--config", str(self.config)]
         command = [sys.executable, "-c", "from agent.cli.app import main; main()", *words, *configured]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=self.path)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=120, cwd=self.path, input=stdin
+        )
         assert done.returncode == code, done.stderr + done.stdout
         return done.stderr if code else done.stdout
 
@@ -99,6 +101,27 @@ def test_new_keys_are_made_as_they_should_be(desk: Desk) -> None:
     assert "no key is ever overwritten" in desk.tapster("keys", "new", "a", code=1)
     (desk.path / "empty").write_text("\n")
     assert "it is empty" in desk.tapster("keys", "new", "b", "--passphrase-file", "empty", code=1)
+
+
+def test_what_is_signed_may_come_by_standard_input_and_is_told_from_a_definition(desk: Desk) -> None:
+    desk.key("a"), desk.key("b")
+    words = ("sign", "web.xml", "--host", "db1", "--generation", "1", "--key", "a.key")
+    signed = desk.tapster(*words)
+    (desk.path / "signed").write_text(signed)
+    both = desk.tapster("sign", "-", "--key", "b.key", stdin=signed)
+    assert len(json.loads(both)["signatures"]) == 2
+    desk.tapster("push", "-", stdin=both)
+    assert json.loads(desk.retained(TOPICS.desired("web"))) == json.loads(both)
+    for command, code in (("plan", 1), ("diff", 2)):
+        assert "the text is signed, and only `tapster push` takes that" in desk.tapster(command, "signed", code=code)
+
+
+def test_a_file_that_can_not_be_used_is_named(desk: Desk) -> None:
+    (desk.path / "bad.xml").write_bytes(b"<domain>\xff")
+    assert "bad.xml: line 1: NotUtf8: " in desk.tapster("plan", "bad.xml", code=1)
+    for command in (("plan",), ("render", "--to", "xl")):
+        said = desk.tapster(*command, "gone.xml", code=1)
+        assert "gone.xml: can't be read: No such file or directory; check its name and permissions" in said
 
 
 def test_brackets_in_a_folder_s_name_are_shown_as_they_are(desk: Desk) -> None:
