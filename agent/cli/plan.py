@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from rich.table import Table
@@ -20,7 +21,7 @@ from agent.events import FindingData
 from agent.fleet.census import take_census
 from agent.fleet.forecast import Forecast, line, summary
 from agent.fleet.order import RefusedError, filled
-from agent.fleet.targets import Selection, Target, TargetError, check_names, known, resolve
+from agent.fleet.targets import Selection, Target, TargetError, check_names, known, resolve, why_silent
 from agent.fleet.words import counted, printable
 from agent.host import abilities_of, host_of
 from agent.preview import GuestPlan, preview
@@ -64,7 +65,8 @@ def ask(
         template: Fill `{host}` and labels into source paths.
         seconds: How long to wait for answers to each definition; an agent looks at its disks, no more.
         settings: Which broker and which fleet.
-        output: `json` is a list of plans; else lines, or for one host a table.
+        output: `json` is a list of plans, with the error Unanswered where there is none; else lines, or for one
+            host a table.
 
     Returns:
         0, or 1 if anything would be refused, or a host did not answer.
@@ -77,7 +79,7 @@ def ask(
     except (BusError, RefusedError, TargetError, TopicError) as error:
         return _say(str(error))
     if output == "json":
-        _print_json(forecast.plans)
+        _print_json(forecast.plans, _without_answer(forecast, targets))
     elif wanted.one_host:
         _print(forecast.plans)
     complain = output == "json" or wanted.one_host is not None
@@ -169,8 +171,19 @@ def _say(words: str) -> int:
     return 1
 
 
-def _print_json(plans: Sequence[GuestPlan]) -> None:
-    sys.stdout.write(json.dumps([plan.model_dump(mode="json") for plan in plans], indent=2) + "\n")
+def _without_answer(forecast: Forecast, targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """In the form of plans, what nobody answered: a host that is left out would pass for one that was not asked."""
+    whys = {target.host: why_silent(target.state) for target in targets}
+    whys |= {host: f"an answer that this version can't read: {text}" for host, text in forecast.unreadable.items()}
+    error = {"reason": "Unanswered", "path": "", "line": None}
+    return [
+        {"host": host, "guest": guest, "steps": [], "errors": [error | {"message": whys[host]}]}
+        for host, guest in forecast.unanswered
+    ]
+
+
+def _print_json(plans: Sequence[GuestPlan], more: Sequence[dict[str, Any]] = ()) -> None:
+    sys.stdout.write(json.dumps([*(plan.model_dump(mode="json") for plan in plans), *more], indent=2) + "\n")
 
 
 def _print(plans: Sequence[GuestPlan], files: Sequence[str] = ()) -> None:

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
 
 from pydantic import BaseModel, ValidationError
 
 from agent.bus.operator import BusError, operator
 from agent.bus.topics import TopicError
 from agent.fleet.census import take_census
-from agent.fleet.targets import Selection, Target, TargetError, check_names, known, resolve, silence
+from agent.fleet.targets import Selection, Target, TargetError, check_names, known, resolve, silence, why_silent
 from agent.fleet.words import counted, printable
 from agent.settings import Settings
 
@@ -28,7 +27,7 @@ def run(wanted: Selection, *, seconds: float, settings: Settings, output: str) -
         wanted: Whom to ask.
         seconds: How long to wait for answers; an agent gives it when it has found all that is its own.
         settings: Say which broker and which fleet.
-        output: `json` is a list of hosts with what is wrong, or null; else lines.
+        output: `json` is a list of all hosts with what is wrong, or null; else lines.
 
     Returns:
         0, or 1 if a host could not be looked over or did not answer.
@@ -40,7 +39,8 @@ def run(wanted: Selection, *, seconds: float, settings: Settings, output: str) -
         return 1
     silent = [target.host for target in targets if target.host not in answers]
     if output == "json":
-        sys.stdout.write(json.dumps([{"host": host, "error": why} for host, why in answers.items()], indent=2) + "\n")
+        told = answers | {target.host: why_silent(target.state) for target in targets if target.host in silent}
+        sys.stdout.write(json.dumps([{"host": host, "error": why} for host, why in told.items()], indent=2) + "\n")
     elif len(targets) > 1:
         well = sum(why is None for why in answers.values())
         sys.stdout.write(f"{well} of {counted(len(targets), 'host')} look anew\n")
@@ -50,7 +50,7 @@ def run(wanted: Selection, *, seconds: float, settings: Settings, output: str) -
 
 async def _ask(
     wanted: Selection, seconds: float, settings: Settings, *, as_lines: bool
-) -> tuple[Mapping[str, str | None], list[Target]]:
+) -> tuple[dict[str, str | None], list[Target]]:
     answers = dict[str, str | None]()
     async with operator(settings) as bus:
         check_names(wanted, bus.topics)

@@ -28,10 +28,14 @@ class Forecast:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
+    def unanswered(self) -> list[tuple[str, str]]:
+        """Hosts and guests about which there is no answer that can be read."""
+        return sorted(self.asked - {(plan.host, plan.guest) for plan in self.plans})
+
+    @property
     def silent(self) -> list[str]:
         """Hosts that did not answer about every guest."""
-        answered = {(plan.host, plan.guest) for plan in self.plans}
-        return sorted({host for host, guest in self.asked - answered} - self.unreadable.keys())
+        return sorted({host for host, _ in self.unanswered} - self.unreadable.keys())
 
     @property
     def well(self) -> bool:

@@ -139,8 +139,12 @@ def silence(hosts: Iterable[str], targets: Iterable[Target]) -> Iterator[str]:
     for host in hosts:
         away[states.get(host, "unknown")].append(host)
     for state, those in sorted(away.items()):
-        what = "did not answer in time: look at the agent's log there" if state == "online" else f"not asked, {state}"
-        yield f"silent: {names(those)}: {what}"
+        yield f"silent: {names(those)}: {why_silent(state)}"
+
+
+def why_silent(state: str) -> str:
+    """Why there is no answer of a host in that state."""
+    return "did not answer in time: look at the agent's log there" if state == "online" else f"not asked, {state}"
 
 
 def check_names(wanted: Selection, topics: FleetTopics) -> None:

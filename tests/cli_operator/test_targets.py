@@ -196,7 +196,15 @@ def test_a_plan_over_the_fleet_streams_answers_and_sums_them_up(
         ]
         code, out, err = tapster("plan", file, "--all", "--timeout", "5", "-o", "json")
         assert code == 1
-        assert {plan["host"] for plan in json.loads(out)} == {"h1", "h2", "h3"}
+        plans = {plan["host"]: plan for plan in json.loads(out)}
+        assert {host: [error["message"] for error in plan["errors"]] for host, plan in plans.items()} == {
+            "h1": [],
+            "h2": [],
+            "h3": [],
+            "h4": ["did not answer in time: look at the agent's log there"],
+            "h5": ["an answer that this version can't read: from the future"],
+            "h6": ["not asked, lost"],
+        }
         assert "silent: h6: not asked, lost" in err
         assert "h7 never was in fleet 'lab'" in tapster("plan", file, "--host", "h7")[2]
         code, out, _ = tapster("plan", file, "--host", "h1")
@@ -264,5 +272,11 @@ def test_hosts_are_told_to_look_anew_and_who_does_not_is_said(settings: Settings
         ]
         code, out, err = tapster("resync", "--host", "h1", "-o", "json")
         assert (code, json.loads(out), err) == (0, [{"host": "h1", "error": None}], "")
+        code, out, err = tapster("resync", "--host", "h3", "--host", "h6", "--timeout", "1", "-o", "json")
+        assert code == 1
+        assert json.loads(out) == [
+            {"host": "h3", "error": "did not answer in time: look at the agent's log there"},
+            {"host": "h6", "error": "not asked, lost"},
+        ]
         assert "h7 never was in fleet 'lab'" in tapster("resync", "--host", "h7")[2]
         assert tapster("resync", "--all", "--host", "h1")[0] == 2
