@@ -5,6 +5,7 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import EnumType
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -115,8 +116,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return _allowed(arguments[0], [part for field in arguments[1:] for part in getattr(field, "metadata", ())])
     if origin in (Union, types.UnionType):
         return " or ".join(_allowed(part) for part in arguments if part is not types.NoneType)
-    if origin is Literal:
-        return "one of " + ", ".join(str(value) for value in arguments)
+    if choices := list(annotation) if isinstance(annotation, EnumType) else arguments if origin is Literal else ():
+        return "one of " + ", ".join(str(value) for value in choices)
     if origin is tuple:
         return "a list, each " + _allowed(arguments[0])
     if origin is dict:

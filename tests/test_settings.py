@@ -144,6 +144,7 @@ def test_a_machine_without_a_usable_name_is_told_to_set_one(file: Path, monkeypa
         ("[controller]\nresync = inf", "controller.resync = inf (in FILE): must be a number of seconds, 1 to 86400"),
         ("[limits]\ndocument_bytes = 1", "limits.document_bytes = 1 (in FILE): must be a whole number of bytes, 1024"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud' (in FILE): must be one of debug, info, warning, error"),
+        ("[blktap]\njail = 'no'", "blktap.jail = 'no' (in FILE): must be one of require, best-effort"),
         ("[blktap]\nformats = ['raw']", "blktap.formats.0 = 'raw' (in FILE): must be a list, each one of aio, qcow"),
         ("[paths]\nstate = 'var'", "paths.state = 'var' (in FILE): must be an absolute path (it would depend"),
         ("host = 'Db1'", "host = 'Db1' (in FILE): must be a text of the form [a-z0-9]"),
