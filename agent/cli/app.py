@@ -1,9 +1,12 @@
 """The `tapster` command. Each command's work is in the module of its name, imported only when it is called."""
 
+import errno
 import gc as garbage
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +27,7 @@ TargetsHere = Annotated[
     list[str] | None,
     typer.Argument(help="Its disks; all by default.", show_default=False, autocompletion=completion.targets_here),
 ]
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SHOWS_HELP = ("complete_zsh", "complete_fish")
 """Requests for completion, as typer's scripts make them, that are answered with a line of help beside each word."""
 
@@ -190,8 +194,26 @@ def main() -> None:
     if len(sys.argv) == 1 or "--help" in sys.argv or os.environ.get("_TAPSTER_COMPLETE") in _SHOWS_HELP:
         _load_help()
     zsh_words.step_over_option(os.environ)
-    with bash_words.mended(os.environ):
+    with _written(), bash_words.mended(os.environ):
         app()
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """See that what was printed is written, and say so where there is no room for it."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout:  # there is none where it was closed before the start
+                sys.stdout.flush()
+    except OSError as error:
+        if error.filename or error.errno not in _NO_ROOM | {errno.EPIPE}:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end
+        if error.errno in _NO_ROOM:
+            sys.stderr.write(f"tapster: not all could be written: {error.strerror}; write it to where there is room\n")
+        sys.exit(1)
 
 
 def _load_help() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,24 +50,35 @@ def run(*, config: Path, target: Path, settings: Settings) -> int:
     Returns:
         0 if it was made, 1 if it could not be.
     """
-    redacted = Redaction.of(settings)
     root = target.name.partition(".tar")[0]
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         sys.stderr.write(f"tapster support-bundle: {target}: {error.strerror}; name another file with --file\n")
         return 1
-    with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as bundle:
-        for name, collect in _parts(config, settings).items():
-            sys.stderr.write(f"{name} … ")
-            sys.stderr.flush()
-            _add(bundle, f"{root}/{name}", redacted(collect()))
-        sys.stderr.write("done\n")
+    try:
+        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as bundle:
+            _collect(bundle, root, _parts(config, settings), Redaction.of(settings))
+    except BaseException as error:  # Ctrl-C, too: a part of a bundle would pass for one
+        target.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        why = f"{target}: can't be written: {error.strerror or error}; name a file where there is room with --file"
+        sys.stderr.write(f"\ntapster support-bundle: {why}\n")
+        return 1
     sys.stdout.write(f"{target}\n")
     sys.stderr.write(
         "Passwords and keys were taken out. It names this host, its guests and their images; look it over.\n"
     )
     return 0
+
+
+def _collect(bundle: tarfile.TarFile, root: str, parts: Mapping[str, Callable[[], str]], redacted: Redaction) -> None:
+    for name, collect in parts.items():
+        sys.stderr.write(f"{name} … ")
+        sys.stderr.flush()
+        _add(bundle, f"{root}/{name}", redacted(collect()))
+    sys.stderr.write("done\n")
 
 
 def _parts(config: Path, settings: Settings) -> dict[str, Callable[[], str]]:

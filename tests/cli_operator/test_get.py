@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.cli_operator.fake_host import CAPABILITIES, Put, birth, disk, guest
 from tests.cli_operator.test_targets import XML, Tapster
 from tests.cli_operator.test_watch_and_broker import tapster as process
 from tests.cli_operator.test_watch_and_broker import until
+from tests.workbench import AGENT
 
 DB1, DB2 = Topics("lab", "db1"), Topics("lab", "db2")
 
@@ -222,6 +224,16 @@ def test_a_guest_is_rendered_as_its_host_is_told_of_it_also_by_a_group(tapster: 
     code, out, err = tapster(*words, "db2")
     assert (code, out) == (1, "")
     assert "there is no document on the bus that the host would take" in err
+
+
+@pytest.mark.usefixtures("lab", "tapster")
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
+def test_where_there_is_no_room_for_the_output_it_is_said(tmp_path: Path, output: str) -> None:
+    words = ("get", "disks", "-o", output, "--config", str(tmp_path / "tapster.toml"))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*AGENT, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    why = "not all could be written: No space left on device; write it to where there is room"
+    assert (done.returncode, done.stderr) == (1, f"tapster: {why}\n")
 
 
 def test_who_is_interrupted_has_not_seen_all(tapster: Tapster, own_broker: Broker, tmp_path: Path) -> None:

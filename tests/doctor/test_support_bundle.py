@@ -18,8 +18,8 @@ from tests.workbench import Bench, loop_disk
 PLANTED = "correct-horse-battery-staple"
 
 
-def bundle(config: Path, file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = "from agent.cli.app import main; main()"
+def bundle(config: Path, file: Path, *, program: str = "pass", **environment: str) -> subprocess.CompletedProcess[str]:
+    program += "; from agent.cli.app import main; main()"
     command = [sys.executable, "-c", program, "support-bundle", "--config", str(config), "--file", str(file)]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=100, env=os.environ | environment
@@ -29,6 +29,16 @@ def bundle(config: Path, file: Path, **environment: str) -> subprocess.Completed
 def contents(file: Path) -> dict[str, str]:
     with tarfile.open(file) as tar:
         return {one.name.partition("/")[2]: tar.extractfile(one).read().decode() for one in tar}  # type: ignore[union-attr]
+
+
+def test_a_bundle_for_which_there_is_no_room_is_not_left_in_part(tmp_path: Path) -> None:
+    (tmp_path / "tapster.toml").write_text(f'broker.port = 1\npaths.state = "{tmp_path}"\n')
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    done = bundle(tmp_path / "tapster.toml", tmp_path / "out.tar.gz", program=program)
+    assert done.returncode == 1
+    assert f"{tmp_path}/out.tar.gz: can't be written: File too large; name a file where" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.tar.gz").exists()
 
 
 def test_it_has_what_is_needed_and_no_secret(bench: Bench, tmp_path: Path) -> None:
