@@ -31,7 +31,7 @@ def explain(error: BaseException, broker: BrokerSettings, client: str) -> str:
         reason = "it closed the connection without a reason" if code(error) == UNSPECIFIED else error.rc
         return f"lost the broker at {place}: {reason}"
     if isinstance(error, OSError):
-        return f"cannot use a file named under [broker], password_file or tls: {error}"
+        return f"cannot use the files named under [broker], password_file and tls: {error}"
     if isinstance(error, UnansweredError):
         return f"the broker at {place} closed the connection before it answered; {_why_unanswered(broker.tls)}"
     return f"cannot reach the broker at {place}: {error}"
