@@ -197,9 +197,9 @@ class Controller:
         self._report(work.key, report)
 
     def _give_way(self, work: Work) -> None:
+        self._slots.release()
         report = _hanging(self._pace.step_timeout, work.occasion)
         self._report(work.key, report._replace(outage=self._outages.of(work.key)))
-        self._slots.release()
 
     async def _reconcile(self, work: Work) -> None:
         key, began = work.key, time.monotonic()
@@ -323,7 +323,7 @@ class Controller:
     async def _attached(self, key: DiskKey) -> Attached | None:
         try:
             return await self._host.attached(key)
-        except (OSError, DiskError):  # no descriptors left, for example: that must not end the work on other disks
+        except Exception:  # no descriptors left, for example: that must not end the work on other disks
             log.exception("it can't be told what is attached")
             return None
 
@@ -344,6 +344,8 @@ class Controller:
             pause = _dice.uniform(0, longest)
         else:
             pause = _dice.uniform(self._pace.retry_max / 2, self._pace.retry_max)
+        if earlier := self._retries.pop(key, None):
+            earlier.cancel()
         if not self._stopping:
             loop = asyncio.get_running_loop()
             self._retries[key] = loop.call_later(pause, self.enqueue, [key], Cause.RETRY, report.trace_id)

@@ -28,6 +28,7 @@ from reconcilers.tag import disk_id
 from reconcilers.tuning import UNTUNED
 
 SERVER = "host device"
+SCSI_CDROM_MAJOR = 11  # linux/major.h
 
 
 class BlockClaim(BaseModel):
@@ -76,8 +77,10 @@ class BlockReconciler:
         own, others = self._users(rdev, spec.key)
         _refuse_others(path, spec, others)
         _nobody_has_it(f"/proc/self/fd/{pin.fd}", _node(rdev))
-        if not own:  # else its own server may be who has it, and is asked when the disk is taken down
-            _no_program_has_it(_node(rdev), spec, known=bool(others))
+        # Its own server may be who has it, and is asked when the disk is taken down.
+        programs = None if own else programs_on(_node(rdev), spec, known=bool(others))
+        if programs:
+            raise _used_by_programs(_node(rdev), programs, Reason.SOURCE_IN_USE)
 
     def _users(self, rdev: int, key: DiskKey) -> tuple[list[User], list[User]]:
         """Who has the device, or one that it is a part of, stands on or carries: the disk itself, and others."""
@@ -170,22 +173,26 @@ class BlockReconciler:
         claim = self._claim(spec.key)
         if claim is None:
             return
+        self._paths.point(spec.key, claim.path)
         changed = claim.model_copy(update={"read_only": spec.read_only, "shareable": spec.shareable})
         if changed != claim:
             _, others = self._users(claim.rdev, spec.key)
             _refuse_others(claim.path, spec, others)
             record_file.write(self._claim_path(spec.key), changed)
-        self._paths.point(spec.key, claim.path)
 
     def _let_go(self, key: DiskKey) -> None:
         claim = self._claim(key)
         if claim is not None and _is_present(claim):
             _nobody_has_it(claim.path, claim.path, reason=Reason.DEVICE_IN_USE)
-            _, others = self._users(claim.rdev, key)
-            if not any(user.disk for user in others):  # of disks that share it, nobody can tell whose guest runs
-                _no_program_has_it(claim.path, reason=Reason.DEVICE_IN_USE)
+            programs = programs_on(claim.path)
+            if programs and not self._is_shared(claim):  # else nobody can tell whose guest runs
+                raise _used_by_programs(claim.path, programs, Reason.DEVICE_IN_USE)
         self._paths.remove(key)
         Path(self._claim_path(key)).unlink(missing_ok=True)
+
+    def _is_shared(self, claim: BlockClaim) -> bool:
+        _, others = self._users(claim.rdev, claim.key)
+        return any(user.disk for user in others)
 
     def _claim(self, key: DiskKey) -> BlockClaim | None:
         return record_file.read(self._claim_path(key), BlockClaim)
@@ -196,6 +203,8 @@ class BlockReconciler:
 
 def _is_present(claim: BlockClaim) -> bool:
     """Whether the device is still the one that was claimed, and not another one under its number."""
+    if os.major(claim.rdev) == SCSI_CDROM_MAJOR:  # each disc gives the drive another number (block/disk-events.c)
+        return block_layer.number(claim.rdev, "size") is not None
     return block_layer.number(claim.rdev, "diskseq") == claim.diskseq
 
 
@@ -221,12 +230,9 @@ def _nobody_has_it(path: str, node: str, *, reason: Reason = Reason.SOURCE_IN_US
         raise _in_use(node, f"something on this host: {holders}", reason=reason, holders=holders) from error
 
 
-def _no_program_has_it(
-    node: str, spec: DiskSpec | None = None, *, known: bool = False, reason: Reason = Reason.SOURCE_IN_USE
-) -> None:
-    """QEMU opens a device as anybody does, and only its locks or its open file tell of it. See `programs_on`."""
-    if programs := programs_on(node, spec, known=known):
-        raise _in_use(node, f"something on this host: {programs}", reason=reason, holders=programs.holders)
+def _used_by_programs(node: str, programs: DeviceHolders, reason: Reason) -> DiskError:
+    who = str(programs) if programs.processes else "a QEMU that has locked it and can't be seen from here"
+    return _in_use(node, f"something on this host: {who}", reason=reason, holders=programs)
 
 
 def _in_use(

@@ -38,20 +38,11 @@ def loop_user(disk: str | None, device: LoopDevice, rdev: int) -> User:
     return User(disk, f"{who} ({device.path})", device.read_only, shareable=tells)
 
 
-class Programs(NamedTuple):
-    """Programs that use a device; as text, a phrase for a message."""
-
-    holders: DeviceHolders
-    locked: bool
-
-    def __str__(self) -> str:
-        if self.holders.processes:
-            return str(self.holders)
-        return "a QEMU that has locked it and can't be seen from here"
-
-
-def programs_on(node: str, spec: DiskSpec | None = None, *, known: bool = False) -> Programs | None:
+def programs_on(node: str, spec: DiskSpec | None = None, *, known: bool = False) -> DeviceHolders | None:
     """Who has a device open without having asked for it alone, as QEMU does; None if nobody has.
+
+    Only its locks or its open file tell of one that opened a device as anybody does. One that has locked it and can't
+    be seen from here has no name.
 
     Who only looks at it, as udev does when a writer has closed it, is waited for.
 
@@ -69,10 +60,10 @@ def programs_on(node: str, spec: DiskSpec | None = None, *, known: bool = False)
     return found
 
 
-def _programs_on(node: str, spec: DiskSpec | None, *, known: bool) -> Programs | None:
+def _programs_on(node: str, spec: DiskSpec | None, *, known: bool) -> DeviceHolders | None:
     locked = _is_locked(node, spec)
     holders = DeviceHolders((), (), ()) if known else DeviceHolders.of(node)
-    return Programs(holders, locked) if locked or holders.processes else None
+    return holders if locked or holders.processes else None
 
 
 def _is_locked(node: str, spec: DiskSpec | None) -> bool:

@@ -59,18 +59,23 @@ def look_after(server: int, asked: Asked, log: int, order: Order) -> None:
         if order.held and os.access(order.held, os.F_OK):
             out.notify(_ALIVE)
 
+    told = None
     while True:
         try:
             asked.answer(pause, excuse)
             out.notify(_ALIVE)
             words.tell()
+            told = None
             asked.pass_over(pause)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             break
-        except OSError:
+        except OSError as error:
             # Without a descriptor or memory for it (EMFILE, ENFILE, EAGAIN, ENOMEM, ENOBUFS), or a program that asks
             # (ENOENT), it can't be asked. That says nothing of the server, and without a word systemd would kill it.
             out.notify(_ALIVE)
+            if error.errno != told:
+                words.say(f"it can't be asked whether it hangs ({error.strerror}), and is left alone until it can")
+            told = error.errno
             if _ends_within(server, pause):
                 break
     _, status = os.waitpid(server, 0)
@@ -204,9 +209,16 @@ class _Words:
         except OSError:
             return
         self._told += len(text)
-        about = b"".join(_field(name, value.encode()) for name, value in self._fields.items())
         for line in text.splitlines():
-            self._out.send(_JOURNAL, about + _field("MESSAGE", line))
+            self._send(line)
+
+    def say(self, line: str) -> None:
+        """Tell something of our own about the server."""
+        self._send(line.encode())
+
+    def _send(self, line: bytes) -> None:
+        about = b"".join(_field(name, value.encode()) for name, value in self._fields.items())
+        self._out.send(_JOURNAL, about + _field("MESSAGE", line))
 
 
 def _field(name: str, value: bytes) -> bytes:
