@@ -311,8 +311,8 @@ def _check_untouched(record: Record, place: Seat) -> None:
     else:
         remedy = f"go on with `{command} resume {record.id}`, or end it with `{command} abort {record.id}`"
     raise UnknownError(
-        f"rollout {record.id}: {what} while the broker was away from here, and nothing more is published from here; "
-        f"{remedy}"
+        f"rollout {record.id}: {what} while the broker was away from here, unless that has forgotten what it knew; "
+        f"nothing more is published from here; {remedy}"
     )
 
 

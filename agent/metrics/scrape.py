@@ -12,7 +12,7 @@ import agent
 from agent.bus.session import BusSession
 from agent.controller import Controller
 from agent.metrics.counts import Counts
-from agent.metrics.disk_io import DiskIo, read_all
+from agent.metrics.disk_io import Device, DiskIo, DiskMeters
 from agent.metrics.server import serving
 from agent.metrics.snapshot import Snapshot, SnapshotCollector, build_info
 from agent.reporter import Reporter
@@ -35,6 +35,7 @@ class Metrics:
         self._controller = controller
         self._bus = bus
         self._registry = CollectorRegistry()
+        self._meters = DiskMeters()
         self._reading: asyncio.Future[dict[DiskKey, DiskIo]] | None = None
         self._counts = Counts(self._registry)
         reporter.tally = self._counts
@@ -65,7 +66,9 @@ class Metrics:
     async def _snapshot(self) -> Snapshot:
         disks = self._reporter.reports()
         devices = {
-            key: report.attached.node for key, report in disks.items() if report.attached and report.attached.node
+            key: Device(one.attached.node, one.attached.diskseq)
+            for key, one in disks.items()
+            if one.attached and one.attached.node
         }
         return Snapshot(
             disks=disks,
@@ -78,9 +81,9 @@ class Metrics:
             guests=self._reporter.guests,
         )
 
-    async def _io(self, devices: Mapping[DiskKey, str]) -> Mapping[DiskKey, DiskIo]:
+    async def _io(self, devices: Mapping[DiskKey, Device]) -> Mapping[DiskKey, DiskIo]:
         """The disks' totals; none if that takes too long. A thread that hangs stays the only one."""
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.ensure_future(asyncio.to_thread(lambda: dict(read_all(devices))))
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._meters.read, devices))
         await asyncio.wait((self._reading,), timeout=SYSFS_SECONDS)
         return self._reading.result() if self._reading.done() else {}

@@ -89,7 +89,9 @@ def _by_phase(reports: Iterable[Report]) -> Metric:
 
 def _io(one: Snapshot) -> Iterator[Metric]:
     read, written = (
-        CounterMetricFamily(f"tapster_disk_{way}_bytes", f"Bytes {way} since the device came up.", labels=_LABELS)
+        CounterMetricFamily(
+            f"tapster_disk_{way}_bytes", f"Bytes {way} since this agent began to count.", labels=_LABELS
+        )
         for way in ("read", "written")
     )
     reads, writes = (

@@ -61,9 +61,11 @@ class Line:
                 threading.Thread(target=self._in, args=(broker, driver), daemon=True).start()
 
     def _out(self, driver: socket.socket, broker: socket.socket) -> None:
+        last = b""
         with suppress(OSError), _both_ending(driver, broker):
             while data := driver.recv(1 << 20):
-                if self.hold_at and self.hold_at in data:
+                last = last[-1000:] + data  # what is looked for may come in two parts
+                if self.hold_at and self.hold_at in last:
                     self.held.set()
                     self._released.wait(PATIENCE)
                 broker.sendall(data)
