@@ -4,6 +4,7 @@ The order matters: each piece needs what a later one takes away.
 """
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -180,13 +181,18 @@ def _landlock(order: Order) -> None:
 
 
 def _allow_own(ruleset: int, number: int, files: int) -> None:
-    """An image that was inherited may be opened once more, by way of /proc/self/fd."""
+    """An image that was inherited may be opened once more, by way of /proc/self/fd, for no more than it is open for.
+
+    By itself the kernel would not hold it to that: the new open goes by the file's own mode and mount (proc(5)).
+    """
     try:
         mode = os.fstat(number).st_mode
     except OSError:  # that of the listing itself
         return
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        kernel.landlock_allow(ruleset, number, (_READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV) & files)
+        only_read = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        writing = 0 if only_read else _WRITE_FILE | _TRUNCATE
+        kernel.landlock_allow(ruleset, number, (_READ_FILE | writing | _IOCTL_DEV) & files)
 
 
 def _filter(order: Order) -> None:

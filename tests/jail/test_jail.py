@@ -79,6 +79,34 @@ def test_landlock_closes_what_the_file_tree_leaves_open() -> None:
         assert "proc" in cell.printed().split()
 
 
+OPEN_FOR_WRITING = """
+import json, os, sys
+def outcome(number, flags):
+    try:
+        os.close(os.open(f"/proc/self/fd/{number}", flags))
+    except OSError as error:
+        return error.strerror
+    return "done"
+print(json.dumps([[outcome(number, flags) for flags in (os.O_RDONLY, os.O_RDWR, os.O_TRUNC)] for number in (3, 4)]))
+"""
+
+
+def test_landlock_lets_an_image_be_written_only_if_it_was_opened_so(tmp_path: Path) -> None:
+    base, image, words = tmp_path / "base", tmp_path / "image", tmp_path / "words"
+    base.write_text("many boot from it")
+    base.chmod(0o444)
+    image.touch()
+    words.write_text(OPEN_FOR_WRITING)
+    with (
+        base.open("rb") as read,
+        image.open("r+b") as written,
+        jailed(script(words, mounts=False), [read.fileno(), written.fileno()]) as cell,
+    ):
+        outcomes = json.loads(cell.printed())
+    assert outcomes == [["done", "Permission denied", "Permission denied"], ["done"] * 3]
+    assert base.read_text() == "many boot from it"
+
+
 def test_every_piece_is_looked_at() -> None:
     assert {name for name, _ in enter.PIECES} == {*HOLDS, "landlock"}
 
