@@ -16,8 +16,8 @@ from qemu.qmp import EventListener, ExecuteError, QMPError
 
 from reconcilers.blktap.qmp import Client
 
-IMAGE_CORRUPTED = "BLOCK_IMAGE_CORRUPTED"
-_NAMES = (IMAGE_CORRUPTED, "BLOCK_IO_ERROR", "BLOCK_EXPORT_DELETED")
+_IMAGE_CORRUPTED = "BLOCK_IMAGE_CORRUPTED"
+_NAMES = (_IMAGE_CORRUPTED, "BLOCK_IO_ERROR", "BLOCK_EXPORT_DELETED")
 
 
 class ServerEvents:
@@ -26,9 +26,21 @@ class ServerEvents:
     What happened before is asked for once at first: nobody may have listened then.
     """
 
-    def __init__(self, socket: Path, on_event: Callable[[str, str], Awaitable[None]]) -> None:
-        """Args: the server's socket for events, and what is awaited with an event's name and the server's words."""
+    def __init__(
+        self,
+        socket: Path,
+        on_damage: Callable[[str], Awaitable[None]],
+        on_event: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        """Listen.
+
+        Args:
+            socket: The server's, for events.
+            on_damage: Is awaited with the server's words if it found its image corrupt and serves it no more.
+            on_event: Is awaited with the name of any other event, and the server's words.
+        """
         self._socket = socket
+        self._on_damage = on_damage
         self._on_event = on_event
         self.listening = asyncio.create_task(self._listen(), name=f"events of {socket}")
 
@@ -56,14 +68,21 @@ class ServerEvents:
         except (
             ExecuteError
         ) as error:  # a node that met fatal damage is shut down and can't be described (block/qcow2.c)
-            await self._on_event(IMAGE_CORRUPTED, f"its server says: {error}")
+            await self._on_damage(f"its server says: {error}")
             return
         for node in nodes if isinstance(nodes, list) else []:
             about = node.get("image", {}).get("format-specific", {}).get("data", {})
-            if about.get("corrupt"):
-                await self._on_event(IMAGE_CORRUPTED, "its header says that it is corrupt")
+            # One that is only read may have had that mark all along, as bases may, and is served all the same.
+            if about.get("corrupt") and not node.get("ro"):
+                await self._on_damage("its header says that it is corrupt")
 
     async def _tell(self, listener: EventListener) -> None:
         async for event in listener:
-            about = event.get("data", {})
-            await self._on_event(str(event["event"]), str(about.get("msg", "")) if isinstance(about, dict) else "")
+            name, data = str(event["event"]), event.get("data", {})
+            about = data if isinstance(data, dict) else {}
+            words = str(about.get("msg", ""))
+            # What is only read goes on: requests for the one bad cluster fail, and all others do not.
+            if name == _IMAGE_CORRUPTED and about.get("fatal"):
+                await self._on_damage(words)
+            else:
+                await self._on_event(name, words)

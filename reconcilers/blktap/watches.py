@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from reconcilers.blktap.crashes import Crashes
-from reconcilers.blktap.server_events import IMAGE_CORRUPTED, ServerEvents
+from reconcilers.blktap.server_events import ServerEvents
 from reconcilers.blktap.tap import TapFolder
 from reconcilers.process import ExitWatch
 from reconcilers.spec import DiskKey
@@ -59,15 +59,18 @@ class TapWatches:
                 self._crashes.note(key, tap.last_log_lines())
             self._on_change(key)
 
+        async def damaged(words: str) -> None:
+            log.warning("a server found its image corrupt", disk=str(key), words=words)
+            await asyncio.to_thread(tap.note_damage, words)
+            self._on_change(key)
+
         async def said(event: str, words: str) -> None:
             log.warning("a server tells of trouble", disk=str(key), qmp_event=event, words=words)
-            if event == IMAGE_CORRUPTED:
-                await asyncio.to_thread(tap.note_damage, words)
             self._on_change(key)
 
         self._forget(key)
         talker = tap if tap.events.exists() else tap.relay
-        events = ServerEvents(talker.events, said)
+        events = ServerEvents(talker.events, damaged, said)
         self._listening.add(events.listening)
         events.listening.add_done_callback(self._listening.discard)
         self._watches[key] = _Watch([ExitWatch(pid, ended) for pid in pids], events)
