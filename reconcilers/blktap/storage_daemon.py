@@ -159,7 +159,8 @@ class StorageDaemon:
         except TimeoutError as error:
             await _end(tap)
             raise DiskError(Reason.TIMED_OUT, f"the server was not started within {within:g} s") from error
-        except OSError as error:  # no program any more, no process to be had, or no jail
+        except OSError as error:  # no program any more, no process to be had, no jail, or no room to note it (ENOSPC)
+            await _end(tap)
             raise DiskError(Reason.SERVER_FAILED, f"{PROGRAM} can't be started: {error}") from error
         except BaseException:
             await _end(tap)

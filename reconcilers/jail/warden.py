@@ -65,7 +65,7 @@ def _serve(agent: socket.socket) -> None:
             agent.close()
             os.setsid()
             _begin(packet, descriptors)
-        for fd in descriptors:
+        for fd in reversed(descriptors):  # the report last: at its end, nobody is to find the server's lock with us
             os.close(fd)
 
 

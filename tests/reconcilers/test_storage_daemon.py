@@ -1,15 +1,26 @@
 """Talking to a storage daemon."""
 
 import asyncio
+import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 
+from reconcilers.blktap.kinds import DeviceKind
 from reconcilers.blktap.storage_daemon import PROGRAM, StorageDaemon
 from reconcilers.blktap.tap import TapFolder
+from reconcilers.errors import DiskError
+from reconcilers.holders import holders_of_path
+from reconcilers.image_lock import lock_image
 from reconcilers.jail.launcher import Launcher
 from reconcilers.jail.profile import Jail
+from reconcilers.reason import Reason
+from reconcilers.spec import DiskKey, Format
+from tests.faults.harm import fill, small_disk
+from tests.images.makers import create
+from tests.reconcilers.test_nodes import record_of
 
 pytestmark = pytest.mark.usefixtures("host_parts")
 
@@ -41,6 +52,32 @@ async def test_a_server_that_does_not_greet_is_asked_again(tmp_path: Path) -> No
     finally:
         server.kill()
         await server.wait()
+
+
+async def test_a_server_that_can_not_be_noted_is_ended_and_lets_its_image_go(tmp_path: Path) -> None:
+    """There is room for its sockets, which are inodes alone, and none for its process id."""
+    image = create(tmp_path / "image", Format.QCOW2)
+    launcher = Launcher()
+    with small_disk(tmp_path / "run", "size=1m", "nr_inodes=200") as runtime:
+        tap = TapFolder.of(runtime / "taps", DiskKey("vm1", "vda"))
+        tap.prepare(record_of(image, device_kind=DeviceKind.NBD_SOCKET))
+        for inode in fill(runtime).glob("[0-9]*"):
+            inode.unlink()
+        try:
+            with image.open("r+b") as file:
+                assert lock_image(file.fileno(), read_only=False, shareable=False)
+                with pytest.raises(DiskError, match="No space left on device") as failed:
+                    await StorageDaemon(PROGRAM, launcher, Jail.REQUIRE).spawn(tap, [file.fileno()], within=60)
+            assert failed.value.reason is Reason.SERVER_FAILED
+            assert tap.socket.exists()
+            assert not tap.pid_file.read_text()
+            assert not tap.locked()
+            with image.open("r+b") as file:
+                assert lock_image(file.fileno(), read_only=False, shareable=False)
+        finally:
+            for holder in holders_of_path(str(tap.lock)):
+                os.kill(holder.pid, signal.SIGKILL)
+            launcher.close()
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
