@@ -26,7 +26,7 @@ from reconcilers.actual import Actual, Attached, FileId, Source
 from reconcilers.errors import DiskError
 from reconcilers.holders import DeviceHolders
 from reconcilers.look import Look
-from reconcilers.plan import Detach, Keep, Nothing, Refuse, Replace, Step
+from reconcilers.plan import Detach, Keep, Nothing, Refuse, Replace, Resume, Step, is_held_too_long
 from reconcilers.reason import Reason
 from reconcilers.spec import DiskKey, DiskSpec
 
@@ -256,7 +256,7 @@ class Controller:
         for _ in range(STEPS_MAX):
             desired = self._desired(key)
             if isinstance(desired, HandsOff):
-                return of_hands_off(desired, await self._attached(key))
+                return of_hands_off(desired, await self._left_alone(work))
             spec = None if isinstance(desired, Gone) else desired
             look = await self._look(work, spec)
             actual, step = look.actual, look.step
@@ -270,6 +270,14 @@ class Controller:
             self._stuck.pop(key, None)
         message = f"{STEPS_MAX} steps did not bring {key} to rest; something else changes it all the time"
         raise DiskError(Reason.KERNEL_ERROR, message)
+
+    async def _left_alone(self, work: Work) -> Attached | None:
+        """What is there of a disk that is not to be touched. It goes on all the same when its hold is over."""
+        attached = await self._attached(work.key)
+        if attached is None or not is_held_too_long(attached):
+            return attached
+        await self._apply(Resume(attached), work, attached)
+        return await self._attached(work.key)
 
     async def _take(self, step: Step, work: Work, actual: Actual) -> None:
         try:

@@ -166,12 +166,17 @@ def _plan_waiting(attached: Attached) -> Step | None:
 
 
 def _plan_hold(hold: Hold, attached: Attached) -> Step:
-    if hold.until is None:
+    if is_held_too_long(attached):
         return Resume(attached)
     if not hold.held:
         return Quiesce(attached)
     message = f"it is held still, reads and writes wait; it goes on at {hold.until}, or sooner by tapster resume"
     return Keep(Reason.QUIESCED, message)
+
+
+def is_held_too_long(attached: Attached) -> bool:
+    """Whether a disk is to go on that was held still. That is right whatever else is wrong: its guest is frozen."""
+    return attached.hold is not None and attached.hold.until is None and attached.server_alive
 
 
 def failing(attached: Attached) -> Reason | None:

@@ -141,6 +141,21 @@ def test_a_forgotten_disk_goes_on_by_itself_and_its_copy_is_not_trusted(bench: B
     assert "may be torn" in late.stderr
 
 
+@pytest.mark.parametrize("seconds", [2, 600])
+def test_a_held_disk_goes_on_although_it_is_not_to_be_touched_any_more(bench: Bench, seconds: int) -> None:
+    image = bench.image("a.img")
+    bench.push_disks("vm1", tap_disk("vda", image))
+    up = bench.until_phase("vm1", "vda", "Up")
+    with writing(bench) as writer:
+        assert tapster(bench, "quiesce", "vm1", "--for", str(seconds)).returncode == 0
+        bench.push_disks("vm1", tap_disk("vda", image, more="<encryption format='luks'/>"))
+        bench.until_phase("vm1", "vda", "Refused")
+        assert seconds == 2 or tapster(bench, "resume", "vm1").returncode == 0
+        writer.wait_for_more(bench)
+    bench.push_disks("vm1", tap_disk("vda", image))
+    assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == up["diskseq"]
+
+
 def test_who_is_interrupted_asks_no_more(bench: Bench) -> None:
     bench.push_disks("vm1", tap_disk("vda", bench.image("a.img")))
     bench.until_phase("vm1", "vda", "Up")
