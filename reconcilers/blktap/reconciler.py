@@ -297,6 +297,8 @@ class BlktapReconciler:
 
     def _renew(self, tap: TapFolder, checked: CheckedSource) -> None:
         record = tap.record()
+        if record and tap.held() is not None:
+            self._requests.forget(record.key)  # as of a new one: waiting writes reach the image before it is held again
         tap.note_release()
         if record is None:
             message = f"there is no record of what {tap.path} served; take the disk down and bring it up again"

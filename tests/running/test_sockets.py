@@ -278,6 +278,26 @@ def test_a_held_socket_is_not_written_and_goes_on(bench: Bench) -> None:
     assert image.read_bytes()[:BLOCK] == b"\5" * BLOCK
 
 
+def test_a_copy_is_not_trusted_once_the_held_server_was_replaced(bench: Bench) -> None:
+    image = bench.image("a.img")
+    bring_up(bench, image)
+    with connected(bench) as user:
+        assert tapster(bench, "quiesce", "vm1", "--for", "600").returncode == 0
+        assert user.stdin
+        user.stdin.write("write -P 5 0 4k\n")
+        user.stdin.flush()
+        servers = bench.servers()
+        os.kill(servers[0], signal.SIGKILL)
+        wait_for_another(bench, servers)
+        bench.until(lambda: image.read_bytes()[:BLOCK] == b"\5" * BLOCK)
+        bench.until_phase("vm1", "vda", "Up")
+        late = tapster(bench, "resume", "vm1")
+        user.communicate()
+    assert late.returncode == 1
+    assert "may be torn" in late.stderr
+    take_down(bench)
+
+
 def test_who_is_killed_while_it_takes_a_disk_down_brings_it_back(bench: Bench) -> None:
     """The server has taken its export back then, and the socket leads to nothing."""
     bring_up(bench, bench.image("a.img"))
