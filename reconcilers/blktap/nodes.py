@@ -109,7 +109,8 @@ def throttle(limits: Limits) -> dict[str, int]:
     given = {_qemu_name(name): value for name, value in limits}
     whole = {f"{what}-{which}": 0 for what in ("bps", "iops") for which in ("total", "read", "write")}
     peaks = {f"{name}-max": 0 for name in whole}
-    return whole | peaks | {"iops-size": 0} | given
+    lengths = {f"{name}-max-length": 1 for name in whole}  # QEMU's default, and without a peak nothing else is accepted
+    return whole | peaks | lengths | {"iops-size": 0} | given
 
 
 def _qemu_name(name: str) -> str:

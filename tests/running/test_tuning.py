@@ -288,6 +288,18 @@ def test_limits_come_and_go_under_a_writer(bench: Bench) -> None:
     holds(image, "qcow2", writer.done)
 
 
+def test_a_burst_and_its_length_are_taken_back_while_in_use(bench: Bench) -> None:
+    image = bench.image("a.img")
+    rate, peak = "<total_iops_sec>5000</total_iops_sec>", "<total_iops_sec_max>9000</total_iops_sec_max>"
+    length = "<total_iops_sec_max_length>60</total_iops_sec_max_length>"
+    up = bring_up(bench, disk(TAP, image, "", f"<iotune>{rate}{peak}{length}</iotune>"))
+    for limits in (rate + peak, rate + peak + length, ""):
+        again = bring_up(bench, disk(TAP, image, "", f"<iotune>{limits}</iotune>"), "tune")
+        group = ask(bench, "vda", "qom-get", path="/objects/limits", property="limits")
+        assert group["iops-total-max-length"] == (60 if length in limits else 1)
+        assert again["diskseq"] == up["diskseq"]
+
+
 def test_a_tap_of_an_earlier_version_is_replaced_for_its_first_limit(bench: Bench) -> None:
     """It has no node for them; such records say nothing of one."""
     image = bench.image("a.img")
