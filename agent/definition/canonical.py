@@ -4,7 +4,7 @@ from lxml import etree
 
 from agent.definition.model import GuestDefinition
 from reconcilers.spec import Backend, Device, DiskSpec, StartupPolicy
-from reconcilers.tuning import UNTUNED
+from reconcilers.tuning import UNTUNED, DetectZeroes
 
 _DRIVERS = {Backend.LOOP: "loop", Backend.BLKTAP: "blktap", Backend.BLOCK: "phy"}
 
@@ -66,6 +66,8 @@ def _driver(spec: DiskSpec) -> dict[str, str]:
         driver["io"] = asked.io
     if not asked.discard:
         driver["discard"] = "ignore"
+    elif asked.detect_zeroes is DetectZeroes.UNMAP:
+        driver["discard"] = "unmap"
     if asked.detect_zeroes is not usual.detect_zeroes:
         driver["detect_zeroes"] = asked.detect_zeroes
     return driver

@@ -71,7 +71,10 @@ _ROWS = (
         "driver/@discard",
         "loop, blktap (QEMU before 8.0: raw files only): what is discarded is given back, unless ignore",
     ),
-    _honoured("driver/@detect_zeroes", "blktap: whether zeroes are looked for in what is written"),
+    _honoured(
+        "driver/@detect_zeroes",
+        "blktap: whether zeroes are looked for in what is written; unmap is on without discard='unmap'",
+    ),
     *(_honoured(f"iotune/{name}", "blktap: a limit of the disk's own") for name in LIMITS),
     _honoured("source/@file", "the image"),
     _honoured("source/@dev", "the block device"),

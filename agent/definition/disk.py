@@ -302,7 +302,7 @@ class _Details(NamedTuple):
 def _details(text: DiskText) -> _Details:
     """The settings that change how the source is attached, each checked against its range."""
     policy = text.choice("startupPolicy", text.startup_policy, _POLICIES)
-    sector = text.number("logical_block_size", text.logical_block_size)
+    sector = text.block_size("logical_block_size", text.logical_block_size)
     if sector and sector not in _SECTORS:
         allowed = ", ".join(map(str, _SECTORS))
         text.refuse(

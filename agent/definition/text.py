@@ -1,12 +1,12 @@
 """What was read of one disk, in XML or in a Xen string, before anything is decided."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.definition.classification import Handling
 from agent.definition.model import Finding
-from agent.definition.number import OutOfRange, number
+from agent.definition.number import OutOfRange, decimal, number
 from reconcilers.reason import Reason
 
 _HANDLINGS = tuple(Handling)
@@ -79,13 +79,19 @@ class DiskText:
 
     def number(self, what: str, claim: Claim | None, unit: str = "bytes") -> int | None:
         """A whole number; None where there is none, and where it can't be read, which is refused."""
+        return self._read(decimal, what, claim, f"{unit} below 2^63, in decimal")
+
+    def block_size(self, what: str, claim: Claim | None) -> int | None:
+        """As `number`, in any base."""
+        return self._read(number, what, claim, "bytes below 2^63; 4096, 0x1000 and 010000 are")
+
+    def _read(self, read: Callable[[str], int], what: str, claim: Claim | None, wanted: str) -> int | None:
         if claim is None:
             return None
         try:
-            return number(claim.text)
+            return read(claim.text)
         except OutOfRange:
-            message = f"is not a whole number of {unit} below 2^63; 4096, 0x1000 and 010000 are"
-            self.refuse(Reason.INVALID_VALUE, claim, f"{what} {shown(claim.text)} {message}")
+            self.refuse(Reason.INVALID_VALUE, claim, f"{what} {shown(claim.text)} is not a whole number of {wanted}")
             return None
 
 

@@ -9,6 +9,7 @@ _DISCARDS = ("unmap", "ignore")
 _AIOS = tuple(Aio)
 _DETECTIONS = tuple(DetectZeroes)
 _LARGEST_LIMIT = 10**15  # THROTTLE_VALUE_MAX, QEMU's include/qemu/throttle.h
+_LONGEST_PEAK = 2**32 - 1
 
 
 def tuning(text: DiskText) -> Tuning:
@@ -17,14 +18,14 @@ def tuning(text: DiskText) -> Tuning:
         return UNTUNED
     cache = text.choice("cache", text.cache, _CACHES) or "default"
     io = text.choice("io", text.io, _AIOS)
-    discard = text.choice("discard", text.discard, _DISCARDS) != "ignore"
+    discard = text.choice("discard", text.discard, _DISCARDS)
     zeroes = DetectZeroes(text.choice("detect_zeroes", text.detect_zeroes, _DETECTIONS) or DetectZeroes.OFF)
-    if zeroes is DetectZeroes.UNMAP and not discard:
-        zeroes = DetectZeroes.ON  # as libvirt has it
+    if zeroes is DetectZeroes.UNMAP and discard != "unmap":
+        zeroes = DetectZeroes.ON  # as libvirt has it, whatever the default for discard
     return Tuning(
         cache=Cache.WRITEBACK if cache == "default" else Cache(cache),
         io=Aio(io) if io else None,
-        discard=discard,
+        discard=discard != "ignore",
         detect_zeroes=zeroes,
         limits=_limits(text),
     )
@@ -50,7 +51,17 @@ def _fault(name: str, given: dict[str, int]) -> str | None:
     if name != total and given[total]:
         return f"excludes {total}; keep one of them"
     if name.endswith("_length"):
-        return None if given[name.removesuffix("_length")] else "lasts for no peak; give the peak too"
+        return _fault_of_length(given[name], given[name.removesuffix("_length")])
     if name.endswith("_max") and given[name] < (given[name.removesuffix("_max")] or _LARGEST_LIMIT + 1):
         return "is below the limit that it is the peak of, or there is none"
+    return None
+
+
+def _fault_of_length(seconds: int, peak: int) -> str | None:
+    if not peak:
+        return "lasts for no peak; give the peak too"
+    if seconds > _LONGEST_PEAK:
+        return f"is more than {_LONGEST_PEAK} seconds"
+    if seconds * peak > _LARGEST_LIMIT:
+        return f"times its peak, {seconds} s * {peak}/s, is more than {_LARGEST_LIMIT}; lower one of them"
     return None

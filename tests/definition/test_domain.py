@@ -12,6 +12,11 @@ SLICE = (
     "<target dev='vda'/></disk>"
 )
 
+PEAK = (
+    "<read_iops_sec>9</read_iops_sec><read_iops_sec_max>{peak}</read_iops_sec_max>"
+    "<read_iops_sec_max_length>{length}</read_iops_sec_max_length>"
+)
+
 
 def test_everything_that_a_disk_can_ask_for_arrives_in_its_spec() -> None:
     found = disk("""
@@ -21,11 +26,11 @@ def test_everything_that_a_disk_can_ask_for_arrives_in_its_spec() -> None:
           detect_zeroes='unmap'/>
         <source file='/i/a.qcow2' startupPolicy='requisite' index='1'>
           <seclabel model='dac' relabel='no'/>
-          <slices><slice type='storage' offset='0x1000' size='8192'/></slices>
+          <slices><slice type='storage' offset='04096' size='8192'/></slices>
         </source>
         <backingStore/>
         <blockio logical_block_size='010000' physical_block_size='4096'/>
-        <iotune><total_iops_sec>100</total_iops_sec><read_iops_sec>0</read_iops_sec>
+        <iotune><total_iops_sec>0100</total_iops_sec><read_iops_sec>0</read_iops_sec>
           <total_iops_sec_max> 200 </total_iops_sec_max><group_name>web</group_name></iotune>
         <shareable/><readonly/>
         <serial>x</serial><wwn>0</wwn><boot order='1'/><alias name='ua-1'/>
@@ -215,6 +220,15 @@ def test_xens_decorations_of_targets() -> None:
                     "<read_iops_sec>9</read_iops_sec><read_iops_sec_max_length>8</read_iops_sec_max_length>",
                     "read_iops_sec_max_length",
                 ),
+                (
+                    PEAK.format(peak=500000000000000, length=3),
+                    "read_iops_sec_max_length",
+                ),
+                (
+                    PEAK.format(peak=9, length=4294967296),
+                    "read_iops_sec_max_length",
+                ),
+                ("<total_iops_sec>0x10</total_iops_sec>", "total_iops_sec"),
                 ("<size_iops_sec>4096</size_iops_sec>", "size_iops_sec"),
             )
         ),
@@ -229,6 +243,10 @@ def test_xens_decorations_of_targets() -> None:
         (
             SLICE.format(offset=0, size=0),
             "source/slices/slice/@size",
+        ),
+        (
+            SLICE.format(offset="0x1000", size=1),
+            "source/slices/slice/@offset",
         ),
         (
             SLICE.format(offset=2**63, size=1),
@@ -281,10 +299,11 @@ def test_limits_and_block_sizes_depend_on_the_backend_too() -> None:
         assert sorted(found.unhonoured) == sorted(lacking)
 
 
-def test_unmapping_what_is_not_to_be_discarded_only_detects() -> None:
-    found = disk("<disk><driver discard='ignore' detect_zeroes='unmap'/><source file='/a'/><target dev='a'/></disk>")
+@pytest.mark.parametrize(("setting", "discard"), [("discard='ignore'", False), ("", True)])
+def test_unmapping_what_is_not_said_to_be_discarded_only_detects(setting: str, discard: bool) -> None:
+    found = disk(f"<disk><driver {setting} detect_zeroes='unmap'/><source file='/a'/><target dev='a'/></disk>")
     assert found.spec is not None
-    assert found.spec.tuning == Tuning(discard=False, detect_zeroes=DetectZeroes.ON)
+    assert found.spec.tuning == Tuning(discard=discard, detect_zeroes=DetectZeroes.ON)
 
 
 def test_all_faults_at_once_each_with_its_line_and_good_disks_go_on() -> None:

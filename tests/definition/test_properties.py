@@ -67,7 +67,7 @@ def sensible_disk(draw: st.DrawFn, target: str) -> str:
     zeroes += f"detect_zeroes='{draw(st.sampled_from(['off', 'on', 'unmap']))}'"
     limit, rate = draw(st.integers(1, 10**15)), draw(st.sampled_from(RATES))
     source = {attribute: draw(PATH), "startupPolicy": draw(st.sampled_from(["mandatory", "requisite", "optional"]))}
-    part = _element("slice", {"type": "storage", "offset": str(draw(SIZE)), "size": hex(draw(SIZE))}, [])
+    part = _element("slice", {"type": "storage", "offset": str(draw(SIZE)), "size": str(draw(SIZE))}, [])
     optional = [
         f"<driver {driver} cache='{cache}' io='{io}' {zeroes if draw(st.booleans()) else ''}/>",
         _element("iotune", {}, [f"<{rate}>{limit}</{rate}>", f"<{rate}_max>{limit}</{rate}_max>"]),
