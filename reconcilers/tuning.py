@@ -53,6 +53,20 @@ LIMITS = (*(f"{which}_{what}_sec{peak}" for what, which, peak in _RATES), "size_
 Limits = tuple[tuple[str, int], ...]
 """Pairs of one of `LIMITS` and a number above 0, by name."""
 
+_LARGEST_REQUEST = 1 << 20
+"""Bytes that the kernel has a FUSE server read or write at once (256 pages; measured at 160 KiB/s, by waits of 6 s)."""
+
+
+def waits(limits: Limits) -> dict[str, float]:
+    """For how many seconds each limit has a request wait behind the largest one.
+
+    Peaks change nothing: they end. A server behind FUSE does nothing else meanwhile, and answers nobody.
+    """
+    size = dict(limits).get("size_iops_sec", _LARGEST_REQUEST)
+    counts = {"bytes_sec": _LARGEST_REQUEST, "iops_sec": max(1, _LARGEST_REQUEST / size)}
+    rates = [(name, name.partition("_")[2], value) for name, value in limits if name != "size_iops_sec"]
+    return {name: counts[what] / value for name, what, value in rates if what in counts}
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:

@@ -17,7 +17,7 @@ from agent.definition.driver import (
 )
 from agent.definition.model import DiskDefinition
 from agent.definition.text import Claim, DiskText, shown
-from agent.definition.tuning import tuning
+from agent.definition.tuning import refuse_too_slow, tuning
 from reconcilers.honour import unhonoured
 from reconcilers.reason import Reason
 from reconcilers.spec import (
@@ -90,6 +90,8 @@ def define(text: DiskText, *, guest: str) -> DiskDefinition:
             "(qemu-img convert)",
         )
     details = _details(text)
+    if backend is Backend.BLKTAP:
+        refuse_too_slow(text, details.tuning.limits)
     spec = None
     if target is not None and not text.findings:
         spec = DiskSpec(

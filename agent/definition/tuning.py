@@ -2,7 +2,7 @@
 
 from agent.definition.text import DiskText
 from reconcilers.reason import Reason
-from reconcilers.tuning import LIMITS, UNTUNED, Aio, Cache, DetectZeroes, Limits, Tuning
+from reconcilers.tuning import LIMITS, UNTUNED, Aio, Cache, DetectZeroes, Limits, Tuning, waits
 
 _CACHES = ("default", *Cache)
 _DISCARDS = ("unmap", "ignore")
@@ -10,6 +10,8 @@ _AIOS = tuple(Aio)
 _DETECTIONS = tuple(DetectZeroes)
 _LARGEST_LIMIT = 10**15  # THROTTLE_VALUE_MAX, QEMU's include/qemu/throttle.h
 _LONGEST_PEAK = 2**32 - 1
+_LONGEST_WAIT = 16.0
+"""Seconds. systemd ends a server that shows no sign of life for 60 (WatchdogSec=), and asks for one every 20."""
 
 
 def tuning(text: DiskText) -> Tuning:
@@ -29,6 +31,17 @@ def tuning(text: DiskText) -> Tuning:
         detect_zeroes=zeroes,
         limits=_limits(text),
     )
+
+
+def refuse_too_slow(text: DiskText, limits: Limits) -> None:
+    """Refuse limits of a tap under which its server would be taken for one that hangs, and be ended under its guest."""
+    for name, seconds in waits(limits).items():
+        if seconds > _LONGEST_WAIT:
+            message = (
+                f"{name} {dict(limits)[name]} has a request of 1 MiB take {seconds:.0f} s, and its server would count "
+                f"as hung; {_LONGEST_WAIT:.0f} s are the most. Limits are in bytes or requests a second, not in KiB"
+            )
+            text.refuse(Reason.INVALID_VALUE, text.limits[name], message)
 
 
 def _limits(text: DiskText) -> Limits:

@@ -30,12 +30,12 @@ from reconcilers.reason import Reason
 from reconcilers.source import Pin
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Layer
 from reconcilers.stable_path import StablePaths
-from reconcilers.tuning import Limits
+from reconcilers.tuning import Limits, waits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 ANSWER_SECONDS = 2.0
-"""How long a server may take to answer that it is there; it takes a millisecond."""
+"""How long a server may take to answer that it is there; it takes a millisecond where no limit has it wait."""
 
 
 class BlktapReconciler:
@@ -185,7 +185,7 @@ class BlktapReconciler:
         tap = TapFolder.of(self._taps, key)
         if await asyncio.to_thread(tap.held) is not None or not await asyncio.to_thread(tap.alive):
             return False
-        return not await self._server(tap).answers(tap, within=ANSWER_SECONDS)
+        return not await self._server(tap).answers(tap, within=await asyncio.to_thread(_answer_seconds, tap))
 
     async def detach(self, key: DiskKey) -> None:
         """See `Reconciler`. The device first and for certain, then the server: what it got is flushed when it ends."""
@@ -364,6 +364,11 @@ def _refuse_another_image(record: TapRecord, checked: CheckedSource) -> None:
                 f"{each.image.path} is another file than the disk had until now ({had}), and its user would go on with "
                 "a mixture of both; put the file back, or take the disk down and bring it up again",
             )
+
+
+def _answer_seconds(tap: TapFolder) -> float:
+    record = tap.record()
+    return ANSWER_SECONDS + max(waits(record.tuning.limits).values(), default=0) if record else ANSWER_SECONDS
 
 
 def _flush(tap: TapFolder, device_path: str) -> None:

@@ -306,6 +306,24 @@ def test_unmapping_what_is_not_said_to_be_discarded_only_detects(setting: str, d
     assert found.spec.tuning == Tuning(discard=discard, detect_zeroes=DetectZeroes.ON)
 
 
+@pytest.mark.parametrize(
+    ("limits", "served"),
+    [
+        ("<total_bytes_sec>65536</total_bytes_sec>", True),
+        ("<total_bytes_sec>65535</total_bytes_sec>", False),
+        ("<write_bytes_sec>8192</write_bytes_sec><write_bytes_sec_max>9999999</write_bytes_sec_max>", False),
+        ("<total_iops_sec>1</total_iops_sec>", True),
+        ("<total_iops_sec>16</total_iops_sec><size_iops_sec>4096</size_iops_sec>", True),
+        ("<total_iops_sec>15</total_iops_sec><size_iops_sec>4096</size_iops_sec>", False),
+        ("<total_iops_sec>1</total_iops_sec><size_iops_sec>2097152</size_iops_sec>", True),
+    ],
+)
+def test_limits_under_which_a_tap_would_look_hung_are_refused(limits: str, served: bool) -> None:
+    more = f"<source file='/a'/><target dev='a'/><iotune>{limits}</iotune>"
+    assert reasons(disk(f"<disk><driver name='tap2'/>{more}</disk>")) == ([] if served else ["InvalidValue"])
+    assert reasons(disk(f"<disk><driver name='loop'/>{more}</disk>")) == []
+
+
 def test_all_faults_at_once_each_with_its_line_and_good_disks_go_on() -> None:
     guest = parse_domain(
         domain(

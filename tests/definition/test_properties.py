@@ -65,7 +65,7 @@ def sensible_disk(draw: st.DrawFn, target: str) -> str:
     io = draw(st.sampled_from(["threads", "native", "io_uring"]))
     zeroes = f"discard='{draw(st.sampled_from(['unmap', 'ignore']))}' "
     zeroes += f"detect_zeroes='{draw(st.sampled_from(['off', 'on', 'unmap']))}'"
-    limit, rate = draw(st.integers(1, 10**15)), draw(st.sampled_from(RATES))
+    limit, rate = draw(st.integers(1 << 16, 10**15)), draw(st.sampled_from(RATES))
     source = {attribute: draw(PATH), "startupPolicy": draw(st.sampled_from(["mandatory", "requisite", "optional"]))}
     part = _element("slice", {"type": "storage", "offset": str(draw(SIZE)), "size": str(draw(SIZE))}, [])
     optional = [

@@ -270,6 +270,14 @@ def test_a_tap_keeps_to_its_limits_and_takes_others_while_in_use(bench: Bench) -
     assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == up["diskseq"]
 
 
+def test_a_server_that_keeps_to_a_low_limit_does_not_count_as_hung(bench: Bench) -> None:
+    limit = "<iotune><write_bytes_sec>65536</write_bytes_sec></iotune>"
+    up = bring_up(bench, disk(TAP, bench.image("a.img", 2 * MIB), "", limit))
+    write(bench.stable("vm1", "vda"), os.urandom(2 * MIB))  # the second half of it waits for 16 s
+    assert bench.until_phase("vm1", "vda", "Up")["diskseq"] == up["diskseq"]
+    assert not bench.events("tapster.disk.outage")
+
+
 def test_limits_come_and_go_under_a_writer(bench: Bench) -> None:
     """Each time behind the same device, whatever is in flight."""
 
