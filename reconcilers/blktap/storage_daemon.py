@@ -194,6 +194,7 @@ class StorageDaemon:
             jail=self._jail,
             fields={"GUEST": record.guest, "TARGET": record.target},
             held=tap.held_file,
+            record=tap.record_file,
         )
 
     async def ready(self, tap: TapFolder, *, within: float) -> None:

@@ -47,6 +47,7 @@ TAPS = "taps"
 SOCKETS = "sockets"
 """What the folder beside it is called, where hypervisors find sockets: a tap's own folder is nothing for them."""
 
+_RECORD = "tap.json"
 _EXPORT = "export"
 
 
@@ -234,11 +235,11 @@ class TapFolder:
 
     def write(self, record: TapRecord) -> None:
         """Write down anew what is served."""
-        record_file.write(f"{self.path}/tap.json", record)
+        record_file.write(f"{self.path}/{_RECORD}", record)
 
     def record(self) -> TapRecord | None:
         """What the tap serves; None where there is no tap, or one whose making was cut short before it had a server."""
-        return record_file.read(f"{self.path}/tap.json", TapRecord)
+        return record_file.read(f"{self.path}/{_RECORD}", TapRecord)
 
     def note_damage(self, words: str) -> None:
         """Remember that the server found its image to be corrupt: it says so only once."""
@@ -254,8 +255,17 @@ class TapFolder:
     @property
     def held_file(self) -> Path:
         """There while the server is kept from writing."""
-        # A relay waits for the server behind it, so what holds that is its excuse, too.
-        return (self.path.parent if self.mount_point else self.path) / "held"
+        return self._excuses / "held"
+
+    @property
+    def record_file(self) -> Path:
+        """What the disk's server serves."""
+        return self._excuses / _RECORD
+
+    @property
+    def _excuses(self) -> Path:
+        """A relay waits for the server behind it, so what holds that or slows it down is its excuse, too."""
+        return self.path.parent if self.mount_point else self.path
 
     def note_hold(self, *, done: bool) -> None:
         """Remember that the server is about to be kept from writing, or that it is."""

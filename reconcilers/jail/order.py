@@ -20,6 +20,7 @@ class Order:
         strict: Whether to start nothing when a piece of the jail can't be had; otherwise the rest is made do with.
         fields: What the journal is to know of what it prints, where it is told: names and values.
         held: Path of a file that is there while it is kept from working on purpose, which is no hang; "" for none.
+        record: Path of the file that says what it serves, limits included, with which it may be slow; "" for none.
         daemon: Empty where the program is the server. Otherwise it starts a server that goes on without it, prints
             that one's process id and ends, and this asks such a server for a sign of life, its process id behind it.
     """
@@ -40,6 +41,7 @@ class Order:
         strict: bool,
         fields: dict[str, str],
         held: str,
+        record: str,
         daemon: list[str],
     ) -> None:
         self.program = program
@@ -55,6 +57,7 @@ class Order:
         self.strict = strict
         self.fields = fields
         self.held = held
+        self.record = record
         self.daemon = daemon
 
     def encode(self) -> bytes:

@@ -41,6 +41,7 @@ def order(
     jail: Jail = Jail.REQUIRE,
     fields: Mapping[str, str] | None = None,
     held: Path | None = None,
+    record: Path | None = None,
 ) -> Order:
     """An order for a server.
 
@@ -54,6 +55,7 @@ def order(
         jail: What to do if a piece of the jail can't be had.
         fields: See `Order`.
         held: See `Order`.
+        record: See `Order`.
 
     Raises:
         FileNotFoundError: The host lacks the program.
@@ -83,6 +85,7 @@ def order(
         strict=jail is Jail.REQUIRE,
         fields=dict(fields or {}),
         held=str(held or ""),
+        record=str(record or ""),
         daemon=[],
     )
 
@@ -115,6 +118,7 @@ def daemon_order(command: list[str], *, asked_by: list[str], fields: Mapping[str
         strict=False,
         fields=dict(fields),
         held="",
+        record="",
         daemon=[asks, *asked_by[1:]],
     )
 

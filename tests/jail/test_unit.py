@@ -9,16 +9,20 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reconcilers.blktap.storage_daemon import PROGRAM
+from reconcilers.blktap.tap import TapFolder, TapRecord
 from reconcilers.jail import warden
 from reconcilers.jail.launcher import Launched
 from reconcilers.jail.order import Order
 from reconcilers.jail.profile import daemon_order, order
 from reconcilers.jail.units import UnitStarter
+from reconcilers.spec import Format
+from reconcilers.tuning import UNTUNED, Limits
 from tests.faults.harm import no_free_descriptor
 from tests.jail.systemds_place import APART, SystemdsPlace
 from tests.tapdisk.host import install_double
@@ -94,9 +98,28 @@ async def unit(wanted: Order, around: Sequence[str] = APART) -> AsyncIterator[Un
             await _end(systemd.processes[0])
 
 
-def a_server(held: Path | None = None) -> Order:
+def a_server(held: Path | None = None, record: Path | None = None) -> Order:
     command = [PROGRAM, "--chardev", "socket,id=watch,fd=3", "--monitor", "chardev=watch"]
-    return order(command, mount_point=None, held=held)
+    return order(command, mount_point=None, held=held, record=record)
+
+
+def a_record(limits: Limits) -> TapRecord:
+    tuning = replace(UNTUNED, limits=limits)
+    return TapRecord(
+        guest="vm",
+        target="vda",
+        source="/images/a.img",
+        device=1,
+        inode=2,
+        format=Format.AIO,
+        read_only=False,
+        slice_offset=0,
+        slice_size=None,
+        raw_size=None,
+        server="qemu-storage-daemon",
+        asked=tuning,
+        tuning=tuning,
+    )
 
 
 def a_daemon(folder: Path) -> Order:
@@ -145,6 +168,17 @@ async def test_a_server_that_is_held_on_purpose_counts_as_alive(tmp_path: Path) 
         os.kill(one.server, signal.SIGSTOP)
         assert not await one.is_silent()
         held.unlink()
+        assert await one.is_silent()
+
+
+async def test_a_server_with_limits_counts_as_alive_while_it_waits(tmp_path: Path) -> None:
+    tap = TapFolder(tmp_path)
+    tap.write(a_record(limits=(("total_bytes_sec", 1000000),)))
+    async with unit(a_server(record=tap.record_file)) as one:
+        assert await one.says()
+        os.kill(one.server, signal.SIGSTOP)
+        assert not await one.is_silent()
+        tap.write(a_record(limits=()))
         assert await one.is_silent()
 
 
