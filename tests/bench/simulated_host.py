@@ -24,11 +24,24 @@ from reconcilers.stable_path import StablePaths
 SIZE = 10 << 30
 
 
+class NothingHappens:
+    """Stands in for `reconcilers.host_watch.HostWatch`: behind the agent's back a dictionary does not change."""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        yield
+
+    async def stalls(self) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
 class SimulatedHost:
     """Stands in for `reconcilers.host.Host`."""
 
     def __init__(self, runtime: Path) -> None:
         self.failing = False
+        self.watch = NothingHappens()
         self.paths = StablePaths(runtime / "disks")
         self._disks: dict[DiskKey, Attached] = {}
         self._count = 0
@@ -36,14 +49,6 @@ class SimulatedHost:
     @contextmanager
     def owned_runtime(self) -> Iterator[None]:
         yield
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        yield
-
-    async def watch_stalls(self) -> NoReturn:
-        await asyncio.Event().wait()
-        raise AssertionError
 
     async def close(self) -> None:
         pass
