@@ -210,7 +210,9 @@ def _written() -> Iterator[None]:
     except OSError as error:
         if error.filename or error.errno not in _NO_ROOM | {errno.EPIPE}:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end
+        from agent.cli.ending import write_no_more
+
+        write_no_more()
         if error.errno in _NO_ROOM:
             sys.stderr.write(f"tapster: not all could be written: {error.strerror}; write it to where there is room\n")
         sys.exit(1)

@@ -30,7 +30,12 @@ def until_enough(command: str, following: Coroutine[Any, Any, int | None], *, en
         sys.stderr.write(f"tapster {command}: {error}\n")
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain once more at its end
+        write_no_more()
     except KeyboardInterrupt:
         return INTERRUPTED if ends else 0
     return 0
+
+
+def write_no_more() -> None:
+    """Nothing more can be written to standard output, and Python would complain once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from agent.definition import DiskDefinition, DocumentRejected, Finding, GuestDefinition, Limits, parse_each
 from reconcilers.reason import Reason
 
-_STDIN = Path("-")
+STDIN = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _inspect(file: Path) -> Iterator[_Inspected]:
 
 def read(file: Path, most: int) -> bytes:
     """At most so many bytes of a file, of standard input if it is `-`; OSError where that fails."""
-    if file == _STDIN:
+    if file == STDIN:
         return sys.stdin.buffer.read(most)
     with file.open("rb") as stream:
         return stream.read(most)

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from lxml import etree
 
+from agent.cli.inspect import STDIN, read
 from agent.definition import DocumentRejected, Finding, GuestDefinition, Limits, parse_file
 from agent.definition.canonical import canonical
 from agent.definition.document import parse_xml, text_of
@@ -18,8 +19,6 @@ from agent.settings import Settings
 from agent.strict_json import read_json
 from agent.trust.dsse import is_envelope
 from agent.trust.seal import Sealed, read_sealed
-
-STDIN = Path("-")
 
 ENVELOPE_BYTES = 64 << 10
 """What signatures may add to a document, besides base64 and blanks."""
@@ -88,10 +87,7 @@ def content(file: Path, settings: Settings) -> bytes:
     """
     most = settings.limits.document_bytes * 3 // 2 + ENVELOPE_BYTES
     try:
-        if file == STDIN:
-            return _from_stdin(sys.stdin.buffer, most)
-        with file.open("rb") as stream:
-            return stream.read(most)
+        return _from_stdin(sys.stdin.buffer, most) if file == STDIN else read(file, most)
     except OSError as error:
         raise RefusedError(f"{file}: can't be read: {error.strerror}; check its name and permissions") from error
 

@@ -24,8 +24,7 @@ def flush(path: str) -> None:
 def sync_image(pid: int, identity: FileId) -> None:
     """Have everything on the disk that a process has written to a file which it has open."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        facts = entry.stat()
-        if identity in {FileId(facts.st_dev, facts.st_ino), FileId(facts.st_rdev, 0)}:
+        if FileId.of(entry.stat()) == identity:
             flush(str(entry))
             return
 

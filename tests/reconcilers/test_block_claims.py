@@ -12,13 +12,6 @@ from reconcilers.loop.minors import LOOP_MAJOR
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "a.img"
-    path.write_bytes(bytes(1 << 20))
-    return path
-
-
-@pytest.fixture
 def device(host_parts: None, image: Path) -> Iterator[Path]:
     made = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=True)
     node = Path(made.stdout.strip())

@@ -18,13 +18,6 @@ from reconcilers.source import opened, pinned
 from reconcilers.spec import Backend, DiskKey, DiskSpec, Format
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "a.img"
-    path.write_bytes(bytes(4096))
-    return path
-
-
 @contextmanager
 def locked(image: Path) -> Iterator[IO[bytes]]:
     """The image, open and locked in this very process, which no look for holders tells of."""

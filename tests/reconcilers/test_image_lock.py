@@ -15,13 +15,6 @@ from reconcilers.spec import Format
 from tests.images.makers import create
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "image"
-    path.write_bytes(bytes(1 << 20))
-    return path
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     fd = os.open(path, os.O_RDWR)

@@ -16,13 +16,6 @@ from reconcilers.reason import Reason
 from reconcilers.source import opened, pinned
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "a.img"
-    path.write_bytes(bytes(4096))
-    return path
-
-
 @contextmanager
 def leased(image: Path, *, lets_go: bool) -> Iterator[None]:
     """The image with a lease on it, whose holder lets go as soon as it is told, or never does."""

@@ -104,8 +104,7 @@ def _make_image(fmt: Format, path: Path) -> Path | None:
 
 
 def _record(fmt: Format, image: Path) -> TapRecord:
-    facts = image.stat()
-    identity = FileId(facts.st_dev, facts.st_ino)
+    identity = FileId.of(image.stat())
     return TapRecord(
         guest="probe",
         target=fmt,
