@@ -211,19 +211,17 @@ class Controller:
             await self._told(work, of_failure(failure, report.attached)._replace(began=began))
 
     async def _outcome(self, work: Work) -> Report:
-        key = work.key
         try:
             return await self._converge(work)
         except DiskError as error:
-            return of_failure(error, await self._attached(key))
+            failure = error
         except OSError as error:  # what nobody foresaw is mostly a host that lacks something: room, descriptors
             log.warning("the host refused", exc_info=True)
             failure = DiskError(Reason.KERNEL_ERROR, f"{error} (errno {error.errno})")
-            return of_failure(failure, await self._attached(key))
         except Exception as error:
             log.exception("a defect in the agent; the disk stays as it is")
             failure = DiskError(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            return of_failure(failure, await self._attached(key))
+        return of_failure(failure, await self._attached(work.key))
 
     async def _told(self, work: Work, report: Report) -> bool:
         """Whether a report could be told. What is wrong with one must not end the work on other disks."""

@@ -6,7 +6,6 @@ order of the settings, then `all`. Nothing here is deleted by silence: a disk is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import NamedTuple
 
 from agent.bus.topics import EVERY_HOST, Scope
@@ -139,7 +138,8 @@ class DesiredWorld:
     def rejection(self, name: str) -> Rejection | None:
         """The latest attempt that was turned away, of those that could have counted."""
         known = self._rejections.get(name, {})
-        return max((known[scope] for scope in self._open_to(name) if scope in known), key=_at, default=None)
+        counting = (known[scope] for scope in self._open_to(name) if scope in known)
+        return max(counting, key=lambda one: one.at, default=None)
 
     def _open_to(self, name: str) -> Sequence[Scope]:
         """Where a document could come to count for a guest.
@@ -199,10 +199,6 @@ def _named(definition: GuestDefinition) -> dict[str, Desired]:
         for target, findings in refused.items()
     }
     return {**hands_off, **{disk.spec.key.target: disk.spec for disk in definition.disks if disk.spec}}
-
-
-def _at(rejection: Rejection) -> datetime:
-    return rejection.at
 
 
 def _sentence(finding: Finding) -> str:
